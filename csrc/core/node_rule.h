@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// How many nodes the contour needs (docs/mathematics.md, "The node rule").
+//
+// With S a sum of independent Bernoulli variables of total variance V, the trapezoid rule with M
+// nodes errs by P(|S - k| >= M) (aliasing, Bennett's inequality) and a node at angle t weighs at
+// most exp(-2 V sin^2(t/2)). Both are bounded from V alone.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/platform.h"
+
+namespace dg {
+
+constexpr double kPi = 3.14159265358979323846;
+
+template <class T>
+struct NodeRule;
+
+template <>
+struct NodeRule<float> {
+  static constexpr double kSlope = 6.0;     // M >= kSlope sqrt(V) + kOffset
+  static constexpr double kOffset = 4.0;
+  static constexpr double kExponent = 18.0;  // a node is kept while 2 V sin^2(t/2) <= kExponent
+  static constexpr int kMaxNodes = 11;       // the most that are ever kept, the node t = 0 aside
+};
+
+template <>
+struct NodeRule<double> {
+  static constexpr double kSlope = 8.0;
+  static constexpr double kOffset = 9.0;
+  static constexpr double kExponent = 37.0;
+  static constexpr int kMaxNodes = 22;
+};
+
+// The nodes t_m = 2 pi m / total, m = 1 .. kept; the others follow by conjugate symmetry.
+struct NodeCount {
+  int64_t total;
+  int kept;
+};
+
+DG_INLINE double node_angle(int64_t m, int64_t total) {
+  return 2.0 * kPi * static_cast<double>(m) / static_cast<double>(total);
+}
+
+// `live`: the number of items that are neither excluded nor forced. M > live is exact, so no more
+// are ever used; M is odd so that t = pi, where a factor may vanish, is never a node.
+template <class Rule>
+DG_INLINE NodeCount node_count(double variance, int64_t live) {
+  const double wanted = std::ceil(Rule::kSlope * std::sqrt(variance) + Rule::kOffset);
+  const int64_t exact = (live + 1) | 1;
+  int64_t total = static_cast<int64_t>(wanted) | 1;
+  if (total > exact) total = exact;
+  NodeCount count{total, 0};
+  for (int64_t m = 1; m <= (total - 1) / 2 && count.kept < Rule::kMaxNodes; ++m) {
+    const double sine = std::sin(0.5 * node_angle(m, total));
+    if (2.0 * variance * sine * sine > Rule::kExponent) break;
+    count.kept = static_cast<int>(m);
+  }
+  return count;
+}
+
+// (factor * m) mod total as an angle: exact in integers, whatever the size of the factor.
+DG_INLINE double reduced_angle(int64_t factor, int64_t m, int64_t total) {
+  int64_t remainder = factor % total;
+  if (remainder < 0) remainder += total;
+  return node_angle((remainder * m) % total, total);
+}
+
+}  // namespace dg

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The tilt s of a row: sum_i sigmoid(theta_i + s) is brought near k.
+//
+// Any real s gives exact results; a good one keeps the law of the count centred at k. Newton's
+// method runs on logit(sum / live) - logit(k / live), which is linear in s for equal logits, and is
+// kept inside a bracket because the sum is flat where a wide gap follows the k-th largest logit.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "core/platform.h"
+
+namespace dg {
+
+// What is known of a row before any tilt: over the items that are neither -inf nor +inf ("live").
+struct RowSummary {
+  int64_t live = 0;
+  int64_t forced = 0;  // +inf
+  bool has_nan = false;
+  double smallest = 0.0;
+  double largest = 0.0;
+  double mean = 0.0;
+  double variance = 0.0;
+};
+
+enum class RowKind {
+  kOrdinary,  // 0 < k - forced < live
+  kNone,      // exactly the forced items
+  kAll,       // all but the excluded items
+  kInvalid,   // NaN, or k outside [forced, forced + live]
+};
+
+DG_INLINE RowKind row_kind(const RowSummary& row, int64_t k) {
+  const int64_t target = k - row.forced;
+  if (row.has_nan || target < 0 || target > row.live) return RowKind::kInvalid;
+  if (target == 0) return RowKind::kNone;
+  if (target == row.live) return RowKind::kAll;
+  return RowKind::kOrdinary;
+}
+
+struct Tilt {
+  double target = 0.0;  // live items to choose
+  double live = 0.0;
+  double target_logit = 0.0;
+  double lower = 0.0;
+  double upper = 0.0;
+  double value = 0.0;
+};
+
+// The bracket holds because every sigmoid is on one side of target / live at its ends. The first
+// guess treats the logits as normal: E sigmoid(m + sqrt(v) Z) ~= sigmoid(m / sqrt(1 + pi v / 8)).
+DG_INLINE Tilt tilt_start(const RowSummary& row, int64_t target) {
+  Tilt tilt;
+  tilt.target = static_cast<double>(target);
+  tilt.live = static_cast<double>(row.live);
+  tilt.target_logit = std::log(tilt.target / (tilt.live - tilt.target));
+  tilt.lower = tilt.target_logit - row.largest;
+  tilt.upper = tilt.target_logit - row.smallest;
+  const double widening = std::sqrt(1.0 + row.variance * 0.39269908169872414);
+  tilt.value = tilt.target_logit * widening - row.mean;
+  if (!(tilt.value >= tilt.lower)) tilt.value = tilt.lower;
+  if (!(tilt.value <= tilt.upper)) tilt.value = tilt.upper;
+  return tilt;
+}
+
+// One safeguarded Newton step from the sums at tilt.value: `excess` = sum q - k, V = sum q (1 - q).
+DG_INLINE void tilt_step(Tilt& tilt, double excess, double variance) {
+  if (excess > 0.0) {
+    tilt.upper = tilt.value;
+  } else {
+    tilt.lower = tilt.value;
+  }
+  const double sum = tilt.target + excess;
+  const double rest = tilt.live - sum;
+  double next = tilt.lower + 0.5 * (tilt.upper - tilt.lower);
+  if (variance > 0.0 && sum > 0.0 && rest > 0.0) {
+    const double slope = variance * tilt.live / (sum * rest);
+    const double newton = tilt.value - (std::log(sum / rest) - tilt.target_logit) / slope;
+    if (newton > tilt.lower && newton < tilt.upper) next = newton;
+  }
+  tilt.value = next;
+}
+
+DG_INLINE bool tilt_is_good(double excess, double variance, double tolerance) {
+  const double deviation = std::sqrt(variance);
+  return std::fabs(excess) <= tolerance * (deviation > 1.0 ? deviation : 1.0);
+}
+
+// How close the sum must come to k, in units of max(1, sqrt(V)). The contour is exact for any tilt;
+// a sampler's draws are compared with q itself, so that backends agree only if they agree on q.
+constexpr double kContourTilt = 0.3;
+constexpr double kSamplingTilt = 1e-3;
+// Bisection of the whole range of a double ends before that.
+constexpr int kMaxTiltSteps = 1100;
+
+}  // namespace dg

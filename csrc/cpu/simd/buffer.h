@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Scratch memory for the SIMD kernels. Standard containers stay out of files that are compiled for
+// one SIMD level: their out-of-line members would be shared by the linker across levels.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <new>
+
+#include "cpu/simd/vec.h"
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+template <class T>
+class Buffer {
+ public:
+  explicit Buffer(int64_t size) {
+    const size_t bytes = static_cast<size_t>(size > 0 ? size : 1) * sizeof(T);
+    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
+    data_ = static_cast<T*>(std::aligned_alloc(kAlignment, rounded));
+    if (data_ == nullptr) throw std::bad_alloc();
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  T* get() { return data_; }
+  const T* get() const { return data_; }
+  T& operator[](int64_t i) { return data_[i]; }
+  const T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  static constexpr size_t kAlignment = 64;
+  T* data_;
+};
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

@@ -1,0 +1,248 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// The passes over a row's items that the contour is made of (docs/mathematics.md).
+//
+// With x = theta + s a pass keeps one number per item, the *signed tail*
+//
+//     t_i = w_i with w = min(q, p), and the sign bit set where x > 0 (that is q > 1/2),
+//
+// from which q, p, q p and delta = q - p all follow without cancellation. An item with q > 1/2 is
+// taken as e^{it} (1 + p (e^{-it} - 1)), so a pass multiplies factors that are 1 where the item is
+// certain, and the phases e^{it} of the `above` such items are counted in integers.
+#pragma once
+
+#include "core/node_rule.h"
+#include "cpu/simd/math.h"
+#include "cpu/simd/row.h"
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+// Sums over items at a tilt. sum q = above + excess_tails.
+struct TailSums {
+  double excess_tails = 0.0;  // sum of q (q <= 1/2) minus sum of p (q > 1/2)
+  double variance = 0.0;      // sum q p
+  int64_t above = 0;          // items with q > 1/2, the forced ones among them
+
+  void add(const TailSums& other) {
+    excess_tails += other.excess_tails;
+    variance += other.variance;
+    above += other.above;
+  }
+};
+
+template <class Lanes>
+struct Tail {
+  typename Lanes::Real w;         // min(q, p)
+  typename Lanes::Int is_above;   // mask: q > 1/2
+};
+
+template <class Lanes>
+DG_INLINE typename Lanes::Int sign_mask(typename Lanes::Real value) {
+  return bit_cast<typename Lanes::Int>(value) < 0;
+}
+
+template <class Lanes>
+DG_INLINE Tail<Lanes> unpack_tail(typename Lanes::Real signed_tail) {
+  const auto above = sign_mask<Lanes>(signed_tail);
+  return {select(above, -signed_tail, signed_tail), above};
+}
+
+// Everything the formulas need of an item.
+template <class Lanes>
+struct Item {
+  typename Lanes::Real q, p, qp, delta;
+};
+
+template <class Lanes>
+DG_INLINE Item<Lanes> unpack_item(typename Lanes::Real signed_tail) {
+  using Scalar = typename Lanes::Scalar;
+  const Tail<Lanes> tail = unpack_tail<Lanes>(signed_tail);
+  const auto rest = Scalar(1) - tail.w;
+  const auto spread = rest - tail.w;  // |q - p|
+  return {select(tail.is_above, rest, tail.w), select(tail.is_above, tail.w, rest), tail.w * rest,
+          select(tail.is_above, spread, -spread)};
+}
+
+// tails[i] = the signed tail of item i at tilt s; returns the sums.
+template <class T>
+TailSums tilt_segment(const T* row, int64_t begin, int64_t end, T s, T* tails) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
+  Real excess{}, variance{};
+  Int above{};
+  TailSums sums;
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Real x = load_items<Lanes>(row, i, count, -T(INFINITY)) + s;
+        const Int is_above = x > T(0);
+        const Real e = exp_nonpositive<Lanes>(select(is_above, -x, x));
+        const Real inverse = T(1) / (T(1) + e);
+        const Real w = e * inverse;
+        const Real signed_tail = select(is_above, -w, w);
+        excess += signed_tail;
+        variance += w * inverse;
+        above -= is_above;
+        store_items<Lanes>(tails, i, count, signed_tail);
+      },
+      [&] {
+        sums.excess_tails += sum_lanes<Lanes>(excess);
+        sums.variance += sum_lanes<Lanes>(variance);
+        sums.above += static_cast<int64_t>(sum_lanes<Lanes>(convert<Real>(above)));
+        excess = variance = Real{};
+        above = Int{};
+      });
+  return sums;
+}
+
+// The two parts of sum softplus(theta + s) over live items that do not cancel:
+// sum of theta over those above, and sum of log(1 + e^{-|x|}) = -sum log(1 - w) over all.
+struct SoftplusSums {
+  double theta_above = 0.0;
+  double log_rest = 0.0;
+};
+
+template <class T>
+SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64_t end) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  SoftplusSums sums;
+  double lane_theta[Lanes::kLanes] = {};
+  Real product{};  // prod (1 - w) - 1, so that tails far below rounding still count
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Real theta = load_items<Lanes>(row, i, count, -T(INFINITY));
+        const Tail<Lanes> tail =
+            unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
+        const auto counted = tail.is_above & (theta < T(INFINITY));
+        T lane[Lanes::kLanes];
+        store<Lanes>(lane, select(counted, theta, Real{}));
+        for (int l = 0; l < Lanes::kLanes; ++l) lane_theta[l] += static_cast<double>(lane[l]);
+        product -= tail.w + tail.w * product;
+      },
+      [&] {
+        T lane[Lanes::kLanes];
+        store<Lanes>(lane, product);
+        for (int l = 0; l < Lanes::kLanes; ++l) {
+          sums.log_rest -= std::log1p(static_cast<double>(lane[l]));
+        }
+        product = Real{};
+      });
+  for (int l = 0; l < Lanes::kLanes; ++l) sums.theta_above += lane_theta[l];
+  return sums;
+}
+
+struct Complex {
+  double re, im;
+};
+
+DG_INLINE Complex multiply(Complex a, Complex b) {
+  return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
+}
+
+// prod_i (1 + w_i (cos t - 1) -+ i w_i sin t) for each node: the part of phi(t) that is left when
+// the integer phases are taken out. Running products are kept as product - 1.
+template <class T, int kTogether>
+void multiply_nodes(const T* tails, int64_t begin, int64_t end, const T* cosine_minus_1,
+                    const T* sine, Complex* product) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  Real re[kTogether] = {}, im[kTogether] = {};
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Real signed_tail = load_items<Lanes>(tails, i, count, T(0));
+        const Real w = unpack_tail<Lanes>(signed_tail).w;
+#pragma GCC unroll 4
+        for (int m = 0; m < kTogether; ++m) {
+          const Real factor_re = w * cosine_minus_1[m];
+          const Real factor_im = signed_tail * sine[m];
+          const Real next = (re[m] + factor_re) + (re[m] * factor_re - im[m] * factor_im);
+          im[m] = (im[m] + factor_im) + (re[m] * factor_im + im[m] * factor_re);
+          re[m] = next;
+        }
+      },
+      [&] {
+        for (int m = 0; m < kTogether; ++m) {
+          T lane_re[Lanes::kLanes], lane_im[Lanes::kLanes];
+          store<Lanes>(lane_re, re[m]);
+          store<Lanes>(lane_im, im[m]);
+          for (int l = 0; l < Lanes::kLanes; ++l) {
+            product[m] = multiply(product[m], {1.0 + static_cast<double>(lane_re[l]),
+                                               static_cast<double>(lane_im[l])});
+          }
+          re[m] = im[m] = Real{};
+        }
+      });
+}
+
+// Angles of the kept nodes and what the passes need of them.
+template <class T>
+struct Nodes {
+  static constexpr int kMax = NodeRule<double>::kMaxNodes;
+  int64_t total;
+  int kept;
+  T cosine_minus_1[kMax];
+  T sine[kMax];
+  T cotangent[kMax];  // tau_m = cot(t_m / 2)
+};
+
+template <class T>
+DG_INLINE Nodes<T> make_nodes(NodeCount count) {
+  Nodes<T> nodes;
+  nodes.total = count.total;
+  nodes.kept = count.kept;
+  for (int m = 0; m < count.kept; ++m) {
+    const double t = node_angle(m + 1, count.total);
+    const double half = std::sin(0.5 * t);
+    nodes.cosine_minus_1[m] = static_cast<T>(-2.0 * half * half);
+    nodes.sine[m] = static_cast<T>(std::sin(t));
+    nodes.cotangent[m] = static_cast<T>(std::cos(0.5 * t) / half);
+  }
+  return nodes;
+}
+
+template <class T>
+void node_products_segment(const T* tails, int64_t begin, int64_t end, const Nodes<T>& nodes,
+                           Complex* product) {
+  for (int m = 0; m < nodes.kept; ++m) product[m] = {1.0, 0.0};
+  int m = 0;
+  for (; m + 4 <= nodes.kept; m += 4) {
+    multiply_nodes<T, 4>(tails, begin, end, nodes.cosine_minus_1 + m, nodes.sine + m, product + m);
+  }
+  if (m + 2 <= nodes.kept) {
+    multiply_nodes<T, 2>(tails, begin, end, nodes.cosine_minus_1 + m, nodes.sine + m, product + m);
+    m += 2;
+  }
+  if (m < nodes.kept) {
+    multiply_nodes<T, 1>(tails, begin, end, nodes.cosine_minus_1 + m, nodes.sine + m, product + m);
+  }
+}
+
+// r = 2 q p sum_m (Re W_m delta - Im W_m tau_m) / (delta^2 + tau_m^2); two nodes share a division.
+template <class Lanes, class Scalar = typename Lanes::Scalar>
+DG_INLINE typename Lanes::Real correction(const Item<Lanes>& item, const Nodes<Scalar>& nodes,
+                                          const Scalar* weight_re, const Scalar* weight_im_tau,
+                                          const Scalar* tau_square) {
+  using Real = typename Lanes::Real;
+  const Real square = item.delta * item.delta;
+  Real sum{};
+  int m = 0;
+  for (; m + 2 <= nodes.kept; m += 2) {
+    const Real a = square + tau_square[m];
+    const Real b = square + tau_square[m + 1];
+    const Real numerator_a = weight_re[m] * item.delta - weight_im_tau[m];
+    const Real numerator_b = weight_re[m + 1] * item.delta - weight_im_tau[m + 1];
+    sum += (numerator_a * b + numerator_b * a) / (a * b);
+  }
+  if (m < nodes.kept) {
+    sum += (weight_re[m] * item.delta - weight_im_tau[m]) / (square + tau_square[m]);
+  }
+  return Scalar(2) * item.qp * sum;
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

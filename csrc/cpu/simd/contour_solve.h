@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// From a row to its tilt and its normalised node weights: what forward, backward and sampler share.
+#pragma once
+
+#include "cpu/simd/buffer.h"
+#include "cpu/simd/contour_passes.h"
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+constexpr int kMostNodes = NodeRule<double>::kMaxNodes;
+
+// Partial sums by segment, allocated once for all rows of a call.
+struct Workspace {
+  explicit Workspace(int64_t n)
+      : summary(segment_count(n)),
+        tails(segment_count(n)),
+        softplus(segment_count(n)),
+        products(segment_count(n) * kMostNodes) {}
+  Buffer<RowSummary> summary;
+  Buffer<TailSums> tails;
+  Buffer<SoftplusSums> softplus;
+  Buffer<Complex> products;
+};
+
+template <class T>
+TailSums tilt_row(const T* row, int64_t n, T s, T* tails, const Executor& executor,
+                  Workspace& work) {
+  auto body = [&](int64_t segment, int64_t begin, int64_t end) {
+    work.tails[segment] = tilt_segment<T>(row, begin, end, s, tails);
+  };
+  for_segments(n, executor, body);
+  TailSums sums;
+  for (int64_t segment = 0; segment < segment_count(n); ++segment) sums.add(work.tails[segment]);
+  return sums;
+}
+
+template <class T>
+struct TiltedRow {
+  T s;
+  TailSums sums;
+};
+
+// Leaves the signed tails at the tilt found. `polish`: one more Newton step after the tolerance is
+// met, which squares what is left of the error.
+template <class T>
+TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& summary,
+                       double tolerance, bool polish, T* tails, const Executor& executor,
+                       Workspace& work) {
+  Tilt tilt = tilt_start(summary, k - summary.forced);
+  TiltedRow<T> found{};
+  for (int step = 0; step < kMaxTiltSteps; ++step) {
+    const T s = static_cast<T>(tilt.value);
+    const bool stuck = step > 0 && s == found.s;
+    found.s = s;
+    tilt.value = static_cast<double>(s);
+    if (stuck) break;
+    found.sums = tilt_row<T>(row, n, s, tails, executor, work);
+    const double excess =
+        static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
+    const bool good = tilt_is_good(excess, found.sums.variance, tolerance);
+    if (good && !polish) break;
+    if (good) {
+      polish = false;
+      tolerance = INFINITY;
+    }
+    tilt_step(tilt, excess, found.sums.variance);
+  }
+  return found;
+}
+
+template <class T>
+void node_products(const T* tails, int64_t n, const Nodes<T>& nodes, Complex* product,
+                   const Executor& executor, Workspace& work) {
+  auto body = [&](int64_t segment, int64_t begin, int64_t end) {
+    node_products_segment<T>(tails, begin, end, nodes, work.products.get() + segment * kMostNodes);
+  };
+  for_segments(n, executor, body);
+  for (int m = 0; m < nodes.kept; ++m) product[m] = {1.0, 0.0};
+  for (int64_t segment = 0; segment < segment_count(n); ++segment) {
+    for (int m = 0; m < nodes.kept; ++m) {
+      product[m] = multiply(product[m], work.products[segment * kMostNodes + m]);
+    }
+  }
+}
+
+// phi(t_m) e^{-i count t_m} from the product of tail factors and the integer phases.
+DG_INLINE Complex node_term(Complex product, int64_t above, int64_t count, int m, int64_t total) {
+  const double angle = reduced_angle(above - count, m + 1, total);
+  return multiply(product, {std::cos(angle), std::sin(angle)});
+}
+
+// W_m / Re sum W for m = 1 .. kept; the weight of t = 0 is what is left to 1.
+struct NodeWeights {
+  double re[kMostNodes];
+  double im[kMostNodes];
+  double log_probability;  // log P(S = k)
+};
+
+DG_INLINE NodeWeights normalise_nodes(const Complex* product, int kept, int64_t total,
+                                      int64_t above, int64_t k) {
+  NodeWeights weights;
+  double sum = 1.0;
+  for (int m = 0; m < kept; ++m) {
+    const Complex term = node_term(product[m], above, k, m, total);
+    weights.re[m] = 2.0 * term.re;
+    weights.im[m] = 2.0 * term.im;
+    sum += weights.re[m];
+  }
+  for (int m = 0; m < kept; ++m) {
+    weights.re[m] /= sum;
+    weights.im[m] /= sum;
+  }
+  weights.log_probability = std::log(sum / static_cast<double>(total));
+  return weights;
+}
+
+// An ordinary row, solved; the tails are left in the caller's buffer.
+template <class T>
+struct SolvedRow {
+  TiltedRow<T> tilted;
+  Nodes<T> nodes;
+  NodeWeights weights;
+};
+
+template <class T>
+SolvedRow<T> solve_row(const T* row, int64_t n, int64_t k, const RowSummary& summary, T* tails,
+                       const Executor& executor, Workspace& work) {
+  SolvedRow<T> solved;
+  solved.tilted =
+      find_tilt<T>(row, n, k, summary, kContourTilt, /*polish=*/false, tails, executor, work);
+  const TailSums& sums = solved.tilted.sums;
+  solved.nodes = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary.live));
+  Complex product[kMostNodes];
+  node_products<T>(tails, n, solved.nodes, product, executor, work);
+  solved.weights =
+      normalise_nodes(product, solved.nodes.kept, solved.nodes.total, sums.above, k);
+  return solved;
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

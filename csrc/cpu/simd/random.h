@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Philox (core/philox.h) for several blocks at once: a lane holds one 32-bit word in 64 bits.
+#pragma once
+
+#include "core/philox.h"
+#include "cpu/simd/vec.h"
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+constexpr int kBlocksTogether = kVectorBytes / 8;
+
+struct PhiloxLanes {
+  UInt64Vec word[4];  // the low 32 bits of each lane
+};
+
+DG_INLINE PhiloxLanes philox_lanes(UInt64Vec c0, UInt64Vec c1, UInt64Vec c2, uint32_t c3,
+                                   uint64_t seed) {
+  const UInt64Vec zero{};
+  UInt64Vec x0 = c0, x1 = c1, x2 = c2, x3 = zero + c3;
+  uint32_t key0 = static_cast<uint32_t>(seed);
+  uint32_t key1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < kPhiloxRounds; ++round) {
+    const UInt64Vec product0 = multiply_low_words(x0, zero + kPhiloxMultiplier0);
+    const UInt64Vec product1 = multiply_low_words(x2, zero + kPhiloxMultiplier1);
+    // The high halves of x1 and x3 carry rubbish that no product reads.
+    x0 = (product1 >> 32) ^ x1 ^ key0;
+    x2 = (product0 >> 32) ^ x3 ^ key1;
+    x1 = product1;
+    x3 = product0;
+    key0 += kPhiloxWeyl0;
+    key1 += kPhiloxWeyl1;
+  }
+  return {{x0 & 0xFFFFFFFFull, x1 & 0xFFFFFFFFull, x2 & 0xFFFFFFFFull, x3 & 0xFFFFFFFFull}};
+}
+
+// The words of positions [4 block, 4 (block + kBlocksTogether)) of one stream, in order.
+DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t* words) {
+  const UInt64Vec zero{};
+  uint64_t index[kBlocksTogether];
+  for (int b = 0; b < kBlocksTogether; ++b) {
+    index[b] = static_cast<uint32_t>(block + b);
+  }
+  UInt64Vec c0;
+  std::memcpy(&c0, index, sizeof(c0));
+  const PhiloxLanes lanes = philox_lanes(c0, zero + (stream.row & 0xFFFFFFFFull),
+                                         zero + (stream.row >> 32), stream.tag, stream.seed);
+  uint64_t word[4][kBlocksTogether];
+  std::memcpy(word, lanes.word, sizeof(word));
+  for (int b = 0; b < kBlocksTogether; ++b) {
+    for (int w = 0; w < 4; ++w) words[4 * b + w] = static_cast<uint32_t>(word[w][b]);
+  }
+}
+
+// The words of positions 4 block .. 4 block + 3 for `count` rows: words[w * count + l].
+template <int count>
+DG_INLINE void row_words(uint64_t seed, const uint64_t* rows, uint32_t tag, uint32_t block,
+                         uint32_t* words) {
+  if constexpr (count < kBlocksTogether) {
+    for (int l = 0; l < count; ++l) {
+      const PhiloxBlock one = philox_block(PhiloxStream{seed, rows[l], tag}, block);
+      for (int w = 0; w < 4; ++w) words[w * count + l] = one.word[w];
+    }
+  } else {
+    const UInt64Vec zero{};
+    for (int first = 0; first < count; first += kBlocksTogether) {
+      UInt64Vec row;
+      std::memcpy(&row, rows + first, sizeof(row));
+      const PhiloxLanes lanes =
+          philox_lanes(zero + block, row & 0xFFFFFFFFull, row >> 32, tag, seed);
+      uint64_t word[4][kBlocksTogether];
+      std::memcpy(word, lanes.word, sizeof(word));
+      for (int w = 0; w < 4; ++w) {
+        for (int l = 0; l < kBlocksTogether; ++l) {
+          words[w * count + first + l] = static_cast<uint32_t>(word[w][l]);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

@@ -1,0 +1,260 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Exact sampling of long rows by halving with rejection, O(n) (docs/mathematics.md, "Sampling").
+//
+// The items at hand fall into two interleaved halves A and B. Independent draws of A with sum x are
+// accepted with probability P_B(j - x) / max P_B, which makes them draws of A given the total j. A
+// is kept, and B is next with what is left of j.
+#pragma once
+
+#include "cpu/simd/sample_tree.h"
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+// A half takes more than its share of the variance only up to this factor, or it becomes B: this
+// bounds the rejections where all uncertain items have positions of one parity.
+constexpr double kVarianceImbalance = 2.0;
+constexpr int kMaxRejections = 1 << 16;
+
+// One level: the halves of `m` items at the tilt for a target, and the law of the sum of B.
+template <class T>
+class Halving {
+ public:
+  explicit Halving(int64_t most_items)
+      : tails_(most_items),
+        tails_a_(most_items / 2 + 1),
+        tails_b_(most_items / 2 + 1),
+        logits_b_(most_items / 2 + 1),
+        drawn_(most_items / 2 + 1) {}
+
+  void prepare(const T* items, int64_t m, int64_t target, const RowSummary& summary,
+               const Executor& executor, Workspace& work) {
+    target_ = target;
+    find_tilt<T>(items, m, target, summary, kSamplingTilt, /*polish=*/true, tails_.get(), executor,
+                 work);
+    parity_ = choose_parity(m);
+    size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
+    size_b_ = m - size_a_;
+    const int64_t other = 1 - parity_;
+    TailSums sums;
+    for (int64_t p = 0; p < size_a_; ++p) tails_a_[p] = tails_[2 * p + parity_];
+    for (int64_t p = 0; p < size_b_; ++p) {
+      tails_b_[p] = tails_[2 * p + other];
+      logits_b_[p] = items[2 * p + other];
+      add_tail(tails_b_[p], sums);
+    }
+    summary_b_ = summarize<T>(logits_b_.get(), size_b_, executor, work.summary.get());
+    above_b_ = sums.above;
+    nodes_ = make_nodes<T>(node_count<NodeRule<double>>(sums.variance, summary_b_.live));
+    node_products<T>(tails_b_.get(), size_b_, nodes_, product_, executor, work);
+    largest_ = 0.0;
+    const int64_t floor_of_mean =
+        above_b_ + static_cast<int64_t>(std::floor(sums.excess_tails));
+    for (int64_t count = floor_of_mean - 1; count <= floor_of_mean + 2; ++count) {
+      const double probability = probability_b(count);
+      if (probability > largest_) largest_ = probability;
+    }
+  }
+
+  // Draws A; returns what is left for B, or -1 when the rejections did not end.
+  int64_t draw(uint64_t seed, uint64_t row, uint32_t level, const Executor& executor) {
+    for (uint32_t rejection = 0; rejection < kMaxRejections; ++rejection) {
+      const uint32_t round = level << 16 | rejection;
+      const int64_t rest = target_ - draw_items(philox_stream(seed, row, Purpose::kItemDraw, round),
+                                                executor);
+      const double probability = probability_b(rest);
+      const PhiloxStream stream = philox_stream(seed, row, Purpose::kAcceptance, round);
+      if (philox_uniform(stream, 0) * largest_ < probability) return rest;
+    }
+    return -1;
+  }
+
+  int64_t parity_a() const { return parity_; }
+  int64_t size_a() const { return size_a_; }
+  int64_t size_b() const { return size_b_; }
+  const uint8_t* drawn() const { return drawn_.get(); }
+  const T* logits_b() const { return logits_b_.get(); }
+  const RowSummary& summary_b() const { return summary_b_; }
+
+ private:
+  static void add_tail(T signed_tail, TailSums& sums) {
+    const double w = std::fabs(static_cast<double>(signed_tail));
+    sums.above += std::signbit(signed_tail) ? 1 : 0;
+    sums.excess_tails += static_cast<double>(signed_tail);
+    sums.variance += w * (1.0 - w);
+  }
+
+  int64_t choose_parity(int64_t m) const {
+    double variance[2] = {0.0, 0.0};
+    for (int64_t p = 0; p < m; ++p) {
+      const double w = std::fabs(static_cast<double>(tails_[p]));
+      variance[p % 2] += w * (1.0 - w);
+    }
+    return variance[0] > kVarianceImbalance * variance[1] ? 1 : 0;
+  }
+
+  // P(sum of B = count) by the contour; 0 where B cannot have that many.
+  double probability_b(int64_t count) const {
+    if (count < summary_b_.forced || count > summary_b_.forced + summary_b_.live) return 0.0;
+    double sum = 1.0;
+    for (int m = 0; m < nodes_.kept; ++m) {
+      sum += 2.0 * node_term(product_[m], above_b_, count, m, nodes_.total).re;
+    }
+    return sum > 0.0 ? sum / static_cast<double>(nodes_.total) : 0.0;
+  }
+
+  int64_t draw_items(const PhiloxStream& stream, const Executor& executor) {
+    Buffer<int64_t> sums(segment_count(size_a_));
+    auto body = [&](int64_t segment, int64_t begin, int64_t end) {
+      sums[segment] = draw_segment(stream, begin, end);
+    };
+    for_segments(size_a_, executor, body);
+    int64_t total = 0;
+    for (int64_t segment = 0; segment < segment_count(size_a_); ++segment) total += sums[segment];
+    return total;
+  }
+
+  // Bernoulli(q): v < q where q <= 1/2, otherwise not (v < p): the fine end of v is at 0.
+  int64_t draw_segment(const PhiloxStream& stream, int64_t begin, int64_t end) {
+    constexpr int kWords = 4 * kBlocksTogether;
+    uint32_t words[kWords];
+    int64_t total = 0;
+    for (int64_t p = begin; p < end; p += kWords) {
+      stream_words(stream, p / 4, words);
+      const int count = static_cast<int>(end - p < kWords ? end - p : kWords);
+      int chosen = 0;
+      for (int i = 0; i < count; ++i) {
+        const T v = (static_cast<T>(words[i]) + T(0.5)) * T(0x1p-32);
+        const T signed_tail = tails_a_[p + i];
+        const bool rare = v < std::fabs(signed_tail);
+        const bool x = rare != std::signbit(signed_tail);
+        drawn_[p + i] = x;
+        chosen += x;
+      }
+      total += chosen;
+    }
+    return total;
+  }
+
+  Buffer<T> tails_, tails_a_, tails_b_, logits_b_;
+  Buffer<uint8_t> drawn_;
+  int64_t target_ = 0, parity_ = 0, size_a_ = 0, size_b_ = 0, above_b_ = 0;
+  RowSummary summary_b_;
+  Nodes<T> nodes_;
+  Complex product_[kMostNodes];
+  double largest_ = 0.0;
+};
+
+// Where the items at hand lie in the row: offset + stride * position.
+struct Stride {
+  int64_t offset = 0, step = 1;
+};
+
+// The last items, by the tree.
+template <class T>
+void draw_rest(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_t row,
+               uint32_t level, Stride at, uint8_t* chosen) {
+  const Rows<T> problem{items, nullptr, target, 1, m};
+  LaneRows<Single<T>> rows(m);
+  rows.load_rows(problem, 0, 1);
+  rows.tilt();
+  TreeSampler<Single<T>> sampler(rows, target);
+  sampler.draw(seed, &row, level << 16);
+  for (int64_t p = 0; p < m; ++p) chosen[at.offset + at.step * p] = sampler.chosen(p, 0);
+}
+
+// Halves in use, one for each level; a level is allocated when it is first reached.
+template <class T>
+class HalvingStack {
+ public:
+  HalvingStack() : levels_{} {}
+  ~HalvingStack() {
+    for (Halving<T>* level : levels_) delete level;
+  }
+  HalvingStack(const HalvingStack&) = delete;
+  HalvingStack& operator=(const HalvingStack&) = delete;
+
+  Halving<T>& at(int level, int64_t most_items) {
+    if (levels_[level] == nullptr) levels_[level] = new Halving<T>(most_items);
+    return *levels_[level];
+  }
+
+ private:
+  static constexpr int kMostLevels = 64;
+  Halving<T>* levels_[kMostLevels];
+};
+
+// One sample of one ordinary row; level 0 of `stack` is prepared. False: the rejections did not end.
+template <class T>
+bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
+              uint8_t* chosen, const Executor& executor, Workspace& work) {
+  Stride at;
+  for (int level = 0;; ++level) {
+    Halving<T>& half = stack.at(level, 0);
+    const int64_t rest =
+        half.draw(seed, stream_row, static_cast<uint32_t>(level), executor);
+    if (rest < 0) return false;
+    const int64_t parity = half.parity_a();
+    for (int64_t p = 0; p < half.size_a(); ++p) {
+      chosen[at.offset + at.step * (2 * p + parity)] = half.drawn()[p];
+    }
+    at = {at.offset + at.step * (1 - parity), 2 * at.step};
+    const T* items = half.logits_b();
+    const int64_t m = half.size_b();
+    const RowKind kind = row_kind(half.summary_b(), rest);
+    if (kind != RowKind::kOrdinary) {
+      for (int64_t p = 0; p < m; ++p) {
+        chosen[at.offset + at.step * p] =
+            kind == RowKind::kNone ? items[p] == T(INFINITY) : items[p] > -T(INFINITY);
+      }
+      return true;
+    }
+    if (m <= kTreeItems) {
+      draw_rest<T>(items, m, rest, seed, stream_row, static_cast<uint32_t>(level + 1), at, chosen);
+      return true;
+    }
+    stack.at(level + 1, (n >> (level + 1)) + 1)
+        .prepare(items, m, rest, half.summary_b(), executor, work);
+  }
+}
+
+template <class T>
+void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_t num_samples,
+                      uint64_t seed, const SampleSink& sink, const Executor& executor) {
+  const int64_t n = problem.n;
+  Workspace work(n);
+  HalvingStack<T> stack;
+  Buffer<uint8_t> chosen(n);
+  for (int64_t r = begin; r < end; ++r) {
+    const T* row = problem.logits + r * n;
+    const int64_t k = problem.row_count(r);
+    const RowSummary summary = summarize<T>(row, n, executor, work.summary.get());
+    const RowKind kind = row_kind(summary, k);
+    if (kind == RowKind::kOrdinary) {
+      stack.at(0, n).prepare(row, n, k, summary, executor, work);
+    } else if (kind != RowKind::kInvalid) {
+      mark_certain<T>(row, n, kind, chosen.get());
+    }
+    for (int64_t sample = 0; sample < num_samples; ++sample) {
+      const uint64_t stream_row = static_cast<uint64_t>(sample * problem.rows + r);
+      const bool valid = kind == RowKind::kOrdinary
+                             ? draw_row<T>(n, seed, stream_row, stack, chosen.get(), executor, work)
+                             : kind != RowKind::kInvalid;
+      sink.accept(sink.context, r, sample, valid ? chosen.get() : nullptr);
+    }
+  }
+}
+
+template <class T>
+void sample(const Rows<T>& problem, int64_t begin, int64_t end, int64_t num_samples, uint64_t seed,
+            const SampleSink& sink, const Executor& executor) {
+  if (problem.n <= kTreeItems) {
+    sample_small_rows<T>(problem, begin, end, num_samples, seed, sink);
+  } else {
+    sample_long_rows<T>(problem, begin, end, num_samples, seed, sink, executor);
+  }
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Native-width vectors through the compiler's vector extensions, one spelling for every SIMD level.
+//
+// The file is compiled once per level (CPU_CAPABILITY = DEFAULT, AVX2, AVX512); the namespace keeps
+// the copies apart. Comparisons yield integer masks (0 or -1 per lane); `mask ? a : b` selects.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "core/platform.h"
+
+#ifndef CPU_CAPABILITY
+#define CPU_CAPABILITY DEFAULT
+#endif
+
+#if defined(__AVX512F__) || defined(__AVX2__) || defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+namespace dg {
+inline namespace CPU_CAPABILITY {
+
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+typedef float FloatVec __attribute__((vector_size(kVectorBytes)));
+typedef double DoubleVec __attribute__((vector_size(kVectorBytes)));
+typedef int32_t Int32Vec __attribute__((vector_size(kVectorBytes)));
+typedef int64_t Int64Vec __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t UInt64Vec __attribute__((vector_size(kVectorBytes)));
+
+// Scalar type -> vector, its integer mask, and the number of lanes. `Single` is the same interface
+// for one lane, so that code written for lanes also serves one row at a time.
+template <class T>
+struct Wide;
+template <>
+struct Wide<float> {
+  using Scalar = float;
+  using Real = FloatVec;
+  using Int = Int32Vec;
+  using IntScalar = int32_t;
+  static constexpr int kLanes = kVectorBytes / 4;
+};
+template <>
+struct Wide<double> {
+  using Scalar = double;
+  using Real = DoubleVec;
+  using Int = Int64Vec;
+  using IntScalar = int64_t;
+  static constexpr int kLanes = kVectorBytes / 8;
+};
+
+template <class T>
+struct Single;
+template <>
+struct Single<float> {
+  using Scalar = float;
+  using Real = float;
+  using Int = int32_t;
+  using IntScalar = int32_t;
+  static constexpr int kLanes = 1;
+};
+template <>
+struct Single<double> {
+  using Scalar = double;
+  using Real = double;
+  using Int = int64_t;
+  using IntScalar = int64_t;
+  static constexpr int kLanes = 1;
+};
+
+template <class Lanes>
+DG_INLINE typename Lanes::Real load(const typename Lanes::Scalar* from) {
+  typename Lanes::Real value;
+  std::memcpy(&value, from, sizeof(value));
+  return value;
+}
+
+template <class Lanes>
+DG_INLINE void store(typename Lanes::Scalar* to, typename Lanes::Real value) {
+  std::memcpy(to, &value, sizeof(value));
+}
+
+template <class Lanes>
+DG_INLINE typename Lanes::Real load_first(const typename Lanes::Scalar* from, int count,
+                                          typename Lanes::Scalar fill) {
+  typename Lanes::Scalar lane[Lanes::kLanes];
+  for (int l = 0; l < Lanes::kLanes; ++l) lane[l] = fill;
+  for (int l = 0; l < count; ++l) lane[l] = from[l];
+  return load<Lanes>(lane);
+}
+
+template <class Lanes>
+DG_INLINE void store_first(typename Lanes::Scalar* to, typename Lanes::Real value, int count) {
+  typename Lanes::Scalar lane[Lanes::kLanes];
+  store<Lanes>(lane, value);
+  for (int l = 0; l < count; ++l) to[l] = lane[l];
+}
+
+template <class Lanes>
+DG_INLINE typename Lanes::Real splat(typename Lanes::Scalar value) {
+  return value + typename Lanes::Real{};
+}
+
+template <class Lanes>
+DG_INLINE double sum_lanes(typename Lanes::Real value) {
+  typename Lanes::Scalar lane[Lanes::kLanes];
+  store<Lanes>(lane, value);
+  double total = 0.0;
+  for (int l = 0; l < Lanes::kLanes; ++l) total += static_cast<double>(lane[l]);
+  return total;
+}
+
+// Lane masks: a vector of 0 / -1 for vectors, a bool for one lane.
+template <class Mask, class Real>
+DG_INLINE Real select(Mask mask, Real yes, Real no) {
+  return mask ? yes : no;
+}
+template <class Mask>
+DG_INLINE bool any_lane(Mask mask) {
+  if constexpr (sizeof(Mask) < kVectorBytes) {
+    return static_cast<bool>(mask);
+  } else {
+    int64_t word[kVectorBytes / 8];
+    std::memcpy(word, &mask, kVectorBytes);
+    int64_t all = 0;
+    for (int w = 0; w < kVectorBytes / 8; ++w) all |= word[w];
+    return all != 0;
+  }
+}
+
+template <class Real>
+DG_INLINE Real larger(Real a, Real b) {
+  return select(a > b, a, b);
+}
+template <class Real>
+DG_INLINE Real smaller(Real a, Real b) {
+  return select(a < b, a, b);
+}
+
+template <class To, class From>
+DG_INLINE To bit_cast(From value) {
+  static_assert(sizeof(To) == sizeof(From), "a bit cast keeps the size");
+  To result;
+  std::memcpy(&result, &value, sizeof(result));
+  return result;
+}
+
+template <class To, class From>
+DG_INLINE To convert(From value) {
+  if constexpr (sizeof(From) < kVectorBytes) {
+    return static_cast<To>(value);
+  } else {
+    return __builtin_convertvector(value, To);
+  }
+}
+
+// The full 64-bit products of the low 32 bits of each 64-bit lane.
+DG_INLINE UInt64Vec multiply_low_words(UInt64Vec a, UInt64Vec b) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  return reinterpret_cast<UInt64Vec>(
+      _mm512_maskz_mul_epu32(0xFF, reinterpret_cast<__m512i>(a), reinterpret_cast<__m512i>(b)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<UInt64Vec>(
+      _mm256_mul_epu32(reinterpret_cast<__m256i>(a), reinterpret_cast<__m256i>(b)));
+#elif defined(__SSE2__)
+  return reinterpret_cast<UInt64Vec>(
+      _mm_mul_epu32(reinterpret_cast<__m128i>(a), reinterpret_cast<__m128i>(b)));
+#else
+  return (a & 0xFFFFFFFFull) * (b & 0xFFFFFFFFull);
+#endif
+}
+
+}  // namespace CPU_CAPABILITY
+}  // namespace dg

@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops: what the public functions call. One file per op; each picks the backend that serves a call.
+
+Arguments are checked above this layer. ``k`` is an int or an integer tensor that broadcasts to
+``logits.shape[:-1]``.
+"""
+
+from discrete_grad.ops.counts import count_log_prob
+from discrete_grad.ops.marginals import marginals, vjp
+from discrete_grad.ops.methods import choose_method
+from discrete_grad.ops.sampling import sample, sample_indices, simple
+
+__all__ = [
+    "choose_method",
+    "count_log_prob",
+    "marginals",
+    "sample",
+    "sample_indices",
+    "simple",
+    "vjp",
+]

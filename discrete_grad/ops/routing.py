@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which implementation serves a call: a registered op, or the reference in plain torch functions.
+
+The reference serves where it was chosen by name, and where a transform of torch.func other than vmap, or
+forward-mode AD, is active: a registered op with an autograd rule of its own has no rule for those, and some of
+them would be silently zero, while the reference is differentiated by PyTorch itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from torch import Tensor
+from torch._C import _functorch
+
+from discrete_grad import backends
+
+# Side effect of the import: the ops exist from here on.
+from discrete_grad.ops import library as library
+
+
+def transformed() -> bool:
+    """Whether a functorch level other than vmap, or a forward-mode level, is active."""
+    if forward_ad._current_level >= 0:
+        return True
+    if _functorch.peek_interpreter_stack() is None:
+        return False
+    if torch.compiler.is_compiling():
+        # A traced vmap goes to the reference too: the whole stack cannot be read while tracing.
+        return True
+    stack = _functorch.get_interpreter_stack() or []
+    return any(level.key() != _functorch.TransformType.Vmap for level in stack)
+
+
+def to_reference(logits: Tensor) -> bool:
+    """True: the reference serves this call. Raises RuntimeError where no backend can."""
+    return backends.select(logits.device.type) == "reference" or transformed()
+
+
+@contextlib.contextmanager
+def without_autocast(device_type: str):  # type: ignore[no-untyped-def]
+    with torch.autocast(device_type, enabled=False):
+        yield
+
+
+def autocast_logits(logits: Tensor) -> Tensor:
+    """float32 for 16-bit logits under autocast, as the registered ops have it."""
+    if torch.is_autocast_enabled(logits.device.type) and logits.dtype.itemsize == 2:
+        return logits.float()
+    return logits
+
+
+def row_counts(logits: Tensor, k: int | Tensor) -> tuple[int, Tensor | None]:
+    """(k, row_k) of the schemas: an int k alone, or n as the upper bound of an int64 tensor."""
+    if isinstance(k, Tensor):
+        return logits.shape[-1], k.to(torch.int64).expand(logits.shape[:-1])
+    return k, None
+
+
+def batch_first(tensor: Tensor | None, dim: int | None, size: int) -> Tensor | None:
+    """For vmap rules: the mapped dimension in front, made where the tensor has none."""
+    if tensor is None:
+        return None
+    if dim is None:
+        return tensor.unsqueeze(0).expand(size, *tensor.shape)
+    return tensor.movedim(dim, 0)
