@@ -97,6 +97,63 @@ TailSums tilt_segment(const T* row, int64_t begin, int64_t end, T s, T* tails) {
   return sums;
 }
 
+// The same sums from tails at hand.
+template <class T>
+TailSums sum_tails(const T* tails, int64_t begin, int64_t end) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
+  Real excess{}, variance{};
+  Int above{};
+  TailSums sums;
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Real signed_tail = load_items<Lanes>(tails, i, count, T(0));
+        const Tail<Lanes> tail = unpack_tail<Lanes>(signed_tail);
+        excess += signed_tail;
+        variance += tail.w * (T(1) - tail.w);
+        above -= tail.is_above;
+      },
+      [&] {
+        sums.excess_tails += sum_lanes<Lanes>(excess);
+        sums.variance += sum_lanes<Lanes>(variance);
+        sums.above += static_cast<int64_t>(sum_lanes<Lanes>(convert<Real>(above)));
+        excess = variance = Real{};
+        above = Int{};
+      });
+  return sums;
+}
+
+// Variance of the items at even and at odd positions; begin is even.
+struct ParityVariance {
+  double even = 0.0, odd = 0.0;
+};
+
+template <class T>
+ParityVariance variance_by_parity(const T* tails, int64_t begin, int64_t end) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  Real variance{};
+  ParityVariance sums;
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Tail<Lanes> tail = unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
+        variance += tail.w * (T(1) - tail.w);
+      },
+      [&] {
+        T lane[Lanes::kLanes];
+        store<Lanes>(lane, variance);
+        for (int l = 0; l < Lanes::kLanes; l += 2) {
+          sums.even += static_cast<double>(lane[l]);
+          sums.odd += static_cast<double>(lane[l + 1]);
+        }
+        variance = Real{};
+      });
+  return sums;
+}
+
 // The two parts of sum softplus(theta + s) over live items that do not cancel:
 // sum of theta over those above, and sum of log(1 + e^{-|x|}) = -sum log(1 - w) over all.
 struct SoftplusSums {

@@ -3,6 +3,8 @@
 // Philox (core/philox.h) for several blocks at once: a lane holds one 32-bit word in 64 bits.
 #pragma once
 
+#include <utility>
+
 #include "core/philox.h"
 #include "cpu/simd/vec.h"
 
@@ -35,6 +37,19 @@ DG_INLINE PhiloxLanes philox_lanes(UInt64Vec c0, UInt64Vec c1, UInt64Vec c2, uin
   return {{x0 & 0xFFFFFFFFull, x1 & 0xFFFFFFFFull, x2 & 0xFFFFFFFFull, x3 & 0xFFFFFFFFull}};
 }
 
+// to = a[0], b[0], a[1], b[1], ...
+template <int... lane>
+DG_INLINE void interleave(UInt64Vec a, UInt64Vec b, uint64_t* to,
+                          std::integer_sequence<int, lane...>) {
+  constexpr int kHalf = kBlocksTogether / 2;
+  const UInt64Vec first =
+      __builtin_shufflevector(a, b, ((lane / 2) + (lane % 2) * kBlocksTogether)...);
+  const UInt64Vec second =
+      __builtin_shufflevector(a, b, ((lane / 2) + kHalf + (lane % 2) * kBlocksTogether)...);
+  std::memcpy(to, &first, sizeof(first));
+  std::memcpy(to + kBlocksTogether, &second, sizeof(second));
+}
+
 // The words of positions [4 block, 4 (block + kBlocksTogether)) of one stream, in order.
 DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t* words) {
   const UInt64Vec zero{};
@@ -46,11 +61,11 @@ DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t*
   std::memcpy(&c0, index, sizeof(c0));
   const PhiloxLanes lanes = philox_lanes(c0, zero + (stream.row & 0xFFFFFFFFull),
                                          zero + (stream.row >> 32), stream.tag, stream.seed);
-  uint64_t word[4][kBlocksTogether];
-  std::memcpy(word, lanes.word, sizeof(word));
-  for (int b = 0; b < kBlocksTogether; ++b) {
-    for (int w = 0; w < 4; ++w) words[4 * b + w] = static_cast<uint32_t>(word[w][b]);
-  }
+  // Word pairs (0, 1) and (2, 3) of each block, as 64-bit numbers, in turn.
+  const UInt64Vec low = lanes.word[0] | (lanes.word[1] << 32);
+  const UInt64Vec high = lanes.word[2] | (lanes.word[3] << 32);
+  uint64_t* pairs = reinterpret_cast<uint64_t*>(words);
+  interleave(low, high, pairs, std::make_integer_sequence<int, kBlocksTogether>{});
 }
 
 // The words of positions 4 block .. 4 block + 3 for `count` rows: words[w * count + l].

@@ -33,28 +33,29 @@ class Halving {
     target_ = target;
     find_tilt<T>(items, m, target, summary, kSamplingTilt, /*polish=*/true, tails_.get(), executor,
                  work);
-    parity_ = choose_parity(m);
+    parity_ = choose_parity(m, executor);
     size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
     size_b_ = m - size_a_;
-    const int64_t other = 1 - parity_;
+    auto split = [&](int64_t, int64_t begin, int64_t end) {
+      take_every_second(tails_.get() + parity_, begin, end < size_a_ ? end : size_a_,
+                        tails_a_.get());
+      const int64_t other = 1 - parity_, end_b = end < size_b_ ? end : size_b_;
+      take_every_second(tails_.get() + other, begin, end_b, tails_b_.get());
+      take_every_second(items + other, begin, end_b, logits_b_.get());
+      work.tails[begin / kSegment] = sum_tails<T>(tails_b_.get(), begin, end_b);
+    };
+    const int64_t longer = size_a_ > size_b_ ? size_a_ : size_b_;
+    for_segments(longer, executor, split);
     TailSums sums;
-    for (int64_t p = 0; p < size_a_; ++p) tails_a_[p] = tails_[2 * p + parity_];
-    for (int64_t p = 0; p < size_b_; ++p) {
-      tails_b_[p] = tails_[2 * p + other];
-      logits_b_[p] = items[2 * p + other];
-      add_tail(tails_b_[p], sums);
+    for (int64_t segment = 0; segment < segment_count(longer); ++segment) {
+      sums.add(work.tails[segment]);
     }
     summary_b_ = summarize<T>(logits_b_.get(), size_b_, executor, work.summary.get());
     above_b_ = sums.above;
-    nodes_ = make_nodes<T>(node_count<NodeRule<double>>(sums.variance, summary_b_.live));
+    nodes_ = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary_b_.live));
     node_products<T>(tails_b_.get(), size_b_, nodes_, product_, executor, work);
-    largest_ = 0.0;
-    const int64_t floor_of_mean =
-        above_b_ + static_cast<int64_t>(std::floor(sums.excess_tails));
-    for (int64_t count = floor_of_mean - 1; count <= floor_of_mean + 2; ++count) {
-      const double probability = probability_b(count);
-      if (probability > largest_) largest_ = probability;
-    }
+    largest_ = largest_probability_b(above_b_ +
+                                     static_cast<int64_t>(std::floor(sums.excess_tails)));
   }
 
   // Draws A; returns what is left for B, or -1 when the rejections did not end.
@@ -78,20 +79,32 @@ class Halving {
   const RowSummary& summary_b() const { return summary_b_; }
 
  private:
-  static void add_tail(T signed_tail, TailSums& sums) {
-    const double w = std::fabs(static_cast<double>(signed_tail));
-    sums.above += std::signbit(signed_tail) ? 1 : 0;
-    sums.excess_tails += static_cast<double>(signed_tail);
-    sums.variance += w * (1.0 - w);
+  static void take_every_second(const T* from, int64_t begin, int64_t end, T* to) {
+    for (int64_t p = begin; p < end; ++p) to[p] = from[2 * p];
   }
 
-  int64_t choose_parity(int64_t m) const {
-    double variance[2] = {0.0, 0.0};
-    for (int64_t p = 0; p < m; ++p) {
-      const double w = std::fabs(static_cast<double>(tails_[p]));
-      variance[p % 2] += w * (1.0 - w);
+  int64_t choose_parity(int64_t m, const Executor& executor) const {
+    Buffer<ParityVariance> partial(segment_count(m));
+    auto body = [&](int64_t segment, int64_t begin, int64_t end) {
+      partial[segment] = variance_by_parity<T>(tails_.get(), begin, end);
+    };
+    for_segments(m, executor, body);
+    double even = 0.0, odd = 0.0;
+    for (int64_t segment = 0; segment < segment_count(m); ++segment) {
+      even += partial[segment].even;
+      odd += partial[segment].odd;
     }
-    return variance[0] > kVarianceImbalance * variance[1] ? 1 : 0;
+    return even > kVarianceImbalance * odd ? 1 : 0;
+  }
+
+  // The mode of B is one of the four integers around its mean.
+  double largest_probability_b(int64_t floor_of_mean) const {
+    double largest = 0.0;
+    for (int64_t count = floor_of_mean - 1; count <= floor_of_mean + 2; ++count) {
+      const double probability = probability_b(count);
+      if (probability > largest) largest = probability;
+    }
+    return largest;
   }
 
   // P(sum of B = count) by the contour; 0 where B cannot have that many.
@@ -119,21 +132,40 @@ class Halving {
   int64_t draw_segment(const PhiloxStream& stream, int64_t begin, int64_t end) {
     constexpr int kWords = 4 * kBlocksTogether;
     uint32_t words[kWords];
+    uint8_t chosen[kWords];
     int64_t total = 0;
-    for (int64_t p = begin; p < end; p += kWords) {
+    int64_t p = begin;
+    for (; p + kWords <= end; p += kWords) {
       stream_words(stream, p / 4, words);
-      const int count = static_cast<int>(end - p < kWords ? end - p : kWords);
-      int chosen = 0;
-      for (int i = 0; i < count; ++i) {
-        const T v = (static_cast<T>(words[i]) + T(0.5)) * T(0x1p-32);
-        const T signed_tail = tails_a_[p + i];
-        const bool rare = v < std::fabs(signed_tail);
-        const bool x = rare != std::signbit(signed_tail);
-        drawn_[p + i] = x;
-        chosen += x;
-      }
-      total += chosen;
+      total += draw_words(words, tails_a_.get() + p, drawn_.get() + p);
     }
+    if (p < end) {
+      T tails[kWords] = {};
+      std::memcpy(tails, tails_a_.get() + p, static_cast<size_t>(end - p) * sizeof(T));
+      stream_words(stream, p / 4, words);
+      total += draw_words(words, tails, chosen);
+      std::memcpy(drawn_.get() + p, chosen, static_cast<size_t>(end - p));
+    }
+    return total;
+  }
+
+  // A tail of +0 never chooses its item, so that padding adds nothing to the count.
+  static int64_t draw_words(const uint32_t* words, const T* tails, uint8_t* chosen) {
+    constexpr int kWords = 4 * kBlocksTogether;
+    using Bits = typename Wide<T>::IntScalar;
+    T uniform[kWords];
+    for (int i = 0; i < kWords; ++i) {
+      uniform[i] = (static_cast<T>(words[i]) + T(0.5)) * T(0x1p-32);
+    }
+    Bits hit[kWords];
+    Bits total = 0;
+    for (int i = 0; i < kWords; ++i) {
+      const Bits above = bit_cast<Bits>(tails[i]) < 0 ? 1 : 0;
+      const Bits rare = uniform[i] < std::fabs(tails[i]) ? 1 : 0;
+      hit[i] = rare ^ above;
+      total += hit[i];
+    }
+    for (int i = 0; i < kWords; ++i) chosen[i] = static_cast<uint8_t>(hit[i]);
     return total;
   }
 
