@@ -44,10 +44,10 @@ struct MarginalsFunction : Function<MarginalsFunction> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     if (!grads[0].defined() && !grads[1].defined()) return {{}, {}, {}, {}};
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor grad_logits = ops::subset_marginals_vjp(
-        saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
-        ctx->saved_data["method"].toStringRef(), as_optional(saved[2]), as_optional(grads[0]),
-        as_optional(grads[1]));
+    const at::Tensor grad_logits =
+        ops::subset_marginals_vjp(saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
+                                  ctx->saved_data["method"].toStringRef(), as_optional(saved[2]),
+                                  as_optional(grads[0]), as_optional(grads[1]));
     return {grad_logits, {}, {}, {}};
   }
 };
@@ -113,9 +113,9 @@ struct SimpleFunction : Function<SimpleFunction> {
   // The samples share their logits, and the product is linear: sum first, then one product.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor grad_logits = ops::subset_marginals_vjp(
-        saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]), "contour", std::nullopt,
-        grads[0].sum(0), std::nullopt);
+    const at::Tensor grad_logits =
+        ops::subset_marginals_vjp(saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
+                                  "contour", std::nullopt, grads[0].sum(0), std::nullopt);
     return {grad_logits, {}, {}, {}, {}};
   }
 };
@@ -123,8 +123,7 @@ struct SimpleFunction : Function<SimpleFunction> {
 struct CountLogProbFunction : Function<CountLogProbFunction> {
   static constexpr bool is_traceable = true;
 
-  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& logits,
-                            c10::SymInt max_count) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& logits, c10::SymInt max_count) {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({logits});
     ctx->saved_data["max_count"] = max_count;

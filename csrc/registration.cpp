@@ -23,55 +23,46 @@ c10::TypedOperatorHandle<Signature> find_op(const char* name) {
 }  // namespace
 
 // The dispatcher looks a schema up by name once; every later call is direct.
-#define DG_CALL(function, ...)                                                             \
-  static const auto op = find_op<decltype(function)>("discrete_grad::" #function);          \
+#define DG_CALL(function, ...)                                                     \
+  static const auto op = find_op<decltype(function)>("discrete_grad::" #function); \
   return op.call(__VA_ARGS__);
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
     const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
-    c10::string_view method) {
-  DG_CALL(subset_marginals, logits, std::move(k), row_k, method)
-}
+    c10::string_view method){DG_CALL(subset_marginals, logits, std::move(k), row_k, method)}
 
 at::Tensor subset_marginals_vjp(const at::Tensor& logits, c10::SymInt k,
                                 const std::optional<at::Tensor>& row_k, c10::string_view method,
                                 const std::optional<at::Tensor>& state,
                                 const std::optional<at::Tensor>& grad_marginals,
-                                const std::optional<at::Tensor>& grad_log_partition) {
-  DG_CALL(subset_marginals_vjp, logits, std::move(k), row_k, method, state, grad_marginals,
-          grad_log_partition)
-}
+                                const std::optional<at::Tensor>& grad_log_partition){
+    DG_CALL(subset_marginals_vjp, logits, std::move(k), row_k, method, state, grad_marginals,
+            grad_log_partition)}
 
 at::Tensor subset_third_cumulant(const at::Tensor& logits, c10::SymInt k,
                                  const std::optional<at::Tensor>& row_k, const at::Tensor& a,
-                                 const at::Tensor& b) {
-  DG_CALL(subset_third_cumulant, logits, std::move(k), row_k, a, b)
-}
+                                 const at::Tensor& b){
+    DG_CALL(subset_third_cumulant, logits, std::move(k), row_k, a, b)}
 
-at::Tensor subset_sample(const at::Tensor& logits, c10::SymInt k,
-                         const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
-                         const at::Tensor& seed) {
-  DG_CALL(subset_sample, logits, std::move(k), row_k, std::move(num_samples), seed)
-}
+at::Tensor
+    subset_sample(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
+                  c10::SymInt num_samples, const at::Tensor& seed){
+        DG_CALL(subset_sample, logits, std::move(k), row_k, std::move(num_samples), seed)}
 
 at::Tensor subset_sample_indices(const at::Tensor& logits, c10::SymInt k, c10::SymInt num_samples,
-                                 const at::Tensor& seed) {
-  DG_CALL(subset_sample_indices, logits, std::move(k), std::move(num_samples), seed)
-}
+                                 const at::Tensor& seed){
+    DG_CALL(subset_sample_indices, logits, std::move(k), std::move(num_samples), seed)}
 
 at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
-                  c10::SymInt num_samples, const at::Tensor& seed) {
-  DG_CALL(simple, logits, std::move(k), row_k, std::move(num_samples), seed)
-}
+                  c10::SymInt num_samples, const at::Tensor& seed){
+    DG_CALL(simple, logits, std::move(k), row_k, std::move(num_samples), seed)}
 
-at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count) {
-  DG_CALL(count_log_prob, logits, std::move(max_count))
-}
+at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count){
+    DG_CALL(count_log_prob, logits, std::move(max_count))}
 
-at::Tensor count_log_prob_vjp(const at::Tensor& logits, c10::SymInt max_count,
-                              const at::Tensor& grad) {
-  DG_CALL(count_log_prob_vjp, logits, std::move(max_count), grad)
-}
+at::Tensor
+    count_log_prob_vjp(const at::Tensor& logits, c10::SymInt max_count, const at::Tensor& grad){
+        DG_CALL(count_log_prob_vjp, logits, std::move(max_count), grad)}
 
 std::tuple<at::Tensor, at::Tensor> count_log_prob_vjp_backward(const at::Tensor& logits,
                                                                c10::SymInt max_count,

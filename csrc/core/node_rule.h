@@ -21,7 +21,7 @@ struct NodeRule;
 
 template <>
 struct NodeRule<float> {
-  static constexpr double kSlope = 6.0;     // M >= kSlope sqrt(V) + kOffset
+  static constexpr double kSlope = 6.0;  // M >= kSlope sqrt(V) + kOffset
   static constexpr double kOffset = 4.0;
   static constexpr double kExponent = 18.0;  // a node is kept while 2 V sin^2(t/2) <= kExponent
   static constexpr int kMaxNodes = 11;       // the most that are ever kept, the node t = 0 aside

@@ -9,7 +9,7 @@
 
 namespace dg {
 
-#define DG_DECLARE_LEVEL(level)                    \
+#define DG_DECLARE_LEVEL(level)                        \
   extern const Kernels<float> kFloatKernels_##level;   \
   extern const Kernels<double> kDoubleKernels_##level; \
   extern const int64_t kVectorBytes_##level;

@@ -44,7 +44,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
   at::Tensor log_partition = at::empty(batch, options);
   std::vector<int64_t> state_shape = batch.vec();
   const bool has_state = method == Method::kContour;
-  state_shape.push_back(!has_state ? 0
+  state_shape.push_back(!has_state           ? 0
                         : type == at::kFloat ? contour_state_width<float>()
                                              : contour_state_width<double>());
   at::Tensor state = at::empty(state_shape, options);
@@ -65,8 +65,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
                      kernels<T>().contour_forward(problem.rows, begin, end, mu, log_z, saved,
                                                   executor);
                    } else {
-                     const auto algebra = method == Method::kLinear ? TreeAlgebra::kLinear
-                                                                    : TreeAlgebra::kLog;
+                     const auto algebra =
+                         method == Method::kLinear ? TreeAlgebra::kLinear : TreeAlgebra::kLog;
                      kernels<T>().tree_forward(problem.rows, algebra, begin, end, mu, log_z);
                    }
                  });
@@ -125,8 +125,8 @@ at::Tensor subset_third_cumulant(const at::Tensor& logits, int64_t k,
     serve_rows(problem.rows.rows, problem.rows.n, 1,
                [&](int64_t begin, int64_t end, const Executor& executor) {
                  kernels<T>().third_cumulant(problem.rows, begin, end, left.const_data_ptr<T>(),
-                                             right.const_data_ptr<T>(),
-                                             out.mutable_data_ptr<T>(), executor);
+                                             right.const_data_ptr<T>(), out.mutable_data_ptr<T>(),
+                                             executor);
                });
   });
   return out.to(logits.scalar_type());
@@ -142,8 +142,7 @@ at::Tensor count_log_prob(const at::Tensor& logits, int64_t max_count) {
   check_problem(logits, std::nullopt);
   TORCH_CHECK_VALUE(max_count >= 0, "max_count must not be negative, got ", max_count);
   const auto type = compute_type(logits.scalar_type());
-  at::Tensor log_prob =
-      at::empty(count_shape(logits, max_count), logits.options().dtype(type));
+  at::Tensor log_prob = at::empty(count_shape(logits, max_count), logits.options().dtype(type));
   if (logits.size(-1) == 0) {
     log_prob.fill_(-INFINITY).select(-1, 0).zero_();
     return log_prob.to(logits.scalar_type());
@@ -160,8 +159,7 @@ at::Tensor count_log_prob(const at::Tensor& logits, int64_t max_count) {
   return log_prob.to(logits.scalar_type());
 }
 
-at::Tensor count_log_prob_vjp(const at::Tensor& logits, int64_t max_count,
-                              const at::Tensor& grad) {
+at::Tensor count_log_prob_vjp(const at::Tensor& logits, int64_t max_count, const at::Tensor& grad) {
   check_problem(logits, std::nullopt);
   const auto type = compute_type(logits.scalar_type());
   const at::Tensor upstream = as_rows(grad, type);

@@ -28,11 +28,11 @@ void draw_rows(const at::Tensor& logits, int64_t k, const std::optional<at::Tens
     using T = scalar_t;
     const Problem<T> problem(logits, k, row_k);
     const uint64_t key = read_seed(seed);
-    const SampleSink sink{
-        [](void* context, int64_t row, int64_t sample, const uint8_t* chosen) {
-          (*static_cast<std::remove_reference_t<Write>*>(context))(row, sample, chosen);
-        },
-        &write};
+    const SampleSink sink{[](void* context, int64_t row, int64_t sample, const uint8_t* chosen) {
+                            (*static_cast<std::remove_reference_t<Write>*>(context))(row, sample,
+                                                                                     chosen);
+                          },
+                          &write};
     serve_rows(problem.rows.rows, problem.rows.n, lanes_of(sizeof(T)),
                [&](int64_t begin, int64_t end, const Executor& executor) {
                  kernels<T>().sample(problem.rows, begin, end, num_samples, key, sink, executor);

@@ -41,6 +41,7 @@ std::map<std::string, std::string> build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.def("build_info", &build_info, "Compiler, PyTorch version, SIMD levels and GPU architectures.");
-  m.def("cpu_capability", [] { return std::string(dg::simd_level()); },
-        "The SIMD level that serves on this machine.");
+  m.def(
+      "cpu_capability", [] { return std::string(dg::simd_level()); },
+      "The SIMD level that serves on this machine.");
 }

@@ -107,8 +107,7 @@ DG_INLINE typename Lanes::Real split_weight(typename Lanes::Real left, typename 
   using Real = typename Lanes::Real;
   using Scalar = typename Lanes::Scalar;
   const Real impossible = splat<Lanes>(-Scalar(INFINITY));
-  return exp_lanes<Lanes>(
-      select(product == impossible, impossible, left + right - product));
+  return exp_lanes<Lanes>(select(product == impossible, impossible, left + right - product));
 }
 
 // Logarithms of probabilities; adjoints are linear, since every weight is a probability. It keeps
@@ -143,8 +142,7 @@ struct LogAlgebra {
       Real sum{};
       const int64_t last = at_most(right_degree, to - a);
       for (int64_t b = at_least(0, from - a); b <= last; ++b) {
-        const Real part =
-            adjoint[a + b] * split_weight<Lanes>(left[a], right[b], product[a + b]);
+        const Real part = adjoint[a + b] * split_weight<Lanes>(left[a], right[b], product[a + b]);
         sum += part;
         adjoint_right[b] += part;
       }

@@ -61,8 +61,8 @@ void marginals_segment(T* tails, int64_t begin, int64_t end, const Nodes<T>& nod
       begin, end,
       [&](int64_t i, int count) {
         const Item<Lanes> item = unpack_item<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
-        const auto r = correction<Lanes>(item, nodes, weights.re, weights.im_tau,
-                                         weights.tau_square);
+        const auto r =
+            correction<Lanes>(item, nodes, weights.re, weights.im_tau, weights.tau_square);
         store_items<Lanes>(tails, i, count, item.q + r);
       },
       [] {});
@@ -117,8 +117,8 @@ void contour_forward(const Rows<T>& rows, int64_t begin, int64_t end, T* margina
       theta_above += work.softplus[segment].theta_above;
       log_rest += work.softplus[segment].log_rest;
     }
-    const double shift = static_cast<double>(solved.tilted.sums.above - k) *
-                         static_cast<double>(solved.tilted.s);
+    const double shift =
+        static_cast<double>(solved.tilted.sums.above - k) * static_cast<double>(solved.tilted.s);
     log_partition[r] =
         static_cast<T>(theta_above + shift + log_rest + solved.weights.log_probability);
     write_state<T>(solved, saved);

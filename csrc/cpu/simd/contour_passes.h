@@ -33,8 +33,8 @@ struct TailSums {
 
 template <class Lanes>
 struct Tail {
-  typename Lanes::Real w;         // min(q, p)
-  typename Lanes::Int is_above;   // mask: q > 1/2
+  typename Lanes::Real w;        // min(q, p)
+  typename Lanes::Int is_above;  // mask: q > 1/2
 };
 
 template <class Lanes>
@@ -172,8 +172,7 @@ SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64
       begin, end,
       [&](int64_t i, int count) {
         const Real theta = load_items<Lanes>(row, i, count, -T(INFINITY));
-        const Tail<Lanes> tail =
-            unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
+        const Tail<Lanes> tail = unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
         const auto counted = tail.is_above & (theta < T(INFINITY));
         T lane[Lanes::kLanes];
         store<Lanes>(lane, select(counted, theta, Real{}));

@@ -57,8 +57,7 @@ TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& sum
     tilt.value = static_cast<double>(s);
     if (stuck) break;
     found.sums = tilt_row<T>(row, n, s, tails, executor, work);
-    const double excess =
-        static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
+    const double excess = static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
     const bool good = tilt_is_good(excess, found.sums.variance, tolerance);
     if (good && !polish) break;
     if (good) {
@@ -134,8 +133,7 @@ SolvedRow<T> solve_row(const T* row, int64_t n, int64_t k, const RowSummary& sum
   solved.nodes = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary.live));
   Complex product[kMostNodes];
   node_products<T>(tails, n, solved.nodes, product, executor, work);
-  solved.weights =
-      normalise_nodes(product, solved.nodes.kept, solved.nodes.total, sums.above, k);
+  solved.weights = normalise_nodes(product, solved.nodes.kept, solved.nodes.total, sums.above, k);
   return solved;
 }
 

@@ -33,8 +33,8 @@ double weighted_sum_segment(const T* tails, const T* g, int64_t begin, int64_t e
 
 // D_m = sum_i (g_i - centre) d_im, for kTogether nodes.
 template <class T, int kTogether>
-void dot_nodes(const T* tails, const T* g, T centre, int64_t begin, int64_t end,
-               const T* cotangent, Complex* dot) {
+void dot_nodes(const T* tails, const T* g, T centre, int64_t begin, int64_t end, const T* cotangent,
+               Complex* dot) {
   using Lanes = Wide<T>;
   using Real = typename Lanes::Real;
   Real re[kTogether] = {}, im[kTogether] = {};
@@ -80,8 +80,8 @@ struct VjpTerms {
   T total_correction;  // R = sum_i r_i (g_i - centre)
   T grad_log_partition;
   bool has_covariance;
-  ItemWeights<T> weights;   // W
-  ItemWeights<T> dotted;    // W D
+  ItemWeights<T> weights;  // W
+  ItemWeights<T> dotted;   // W D
   T weight_im_2tau[kMostNodes];
 };
 
@@ -102,9 +102,9 @@ void vjp_segment(T* tails, const T* g, int64_t begin, int64_t end, const Nodes<T
           const Real inverse = T(1) / (square + tau_square);
           first += (terms.weights.re[m] * item.delta - terms.weights.im_tau[m]) * inverse;
           dotted += (terms.dotted.re[m] * item.delta - terms.dotted.im_tau[m]) * inverse;
-          second += (terms.weights.re[m] * (square - tau_square) -
-                     terms.weight_im_2tau[m] * item.delta) *
-                    (inverse * inverse);
+          second +=
+              (terms.weights.re[m] * (square - tau_square) - terms.weight_im_2tau[m] * item.delta) *
+              (inverse * inverse);
         }
         const Real twice = T(2) * item.qp;
         const Real r = twice * first;
@@ -173,8 +173,8 @@ void covariance_product(const SolvedRow<T>& solved, int64_t n, const T* g, T gra
       dotted_re[m] = product.re;
       dotted_im[m] = product.im;
       total_correction += product.re;
-      terms.weight_im_2tau[m] = static_cast<T>(2.0 * solved.weights.im[m] *
-                                               static_cast<double>(nodes.cotangent[m]));
+      terms.weight_im_2tau[m] =
+          static_cast<T>(2.0 * solved.weights.im[m] * static_cast<double>(nodes.cotangent[m]));
     }
     terms.dotted = item_weights<T>(nodes, dotted_re, dotted_im);
     terms.total_correction = static_cast<T>(total_correction);
@@ -206,9 +206,8 @@ void contour_vjp(const Rows<T>& rows, int64_t begin, int64_t end, const T* state
     } else {
       const T* saved = state == nullptr ? nullptr : state + r * contour_state_width<T>();
       const SolvedRow<T> solved =
-          saved == nullptr
-              ? solve_row<T>(row, n, rows.row_count(r), summary, out, executor, work)
-              : restore_row<T>(row, n, saved, out, executor, work);
+          saved == nullptr ? solve_row<T>(row, n, rows.row_count(r), summary, out, executor, work)
+                           : restore_row<T>(row, n, saved, out, executor, work);
       covariance_product<T>(solved, n, g, scale, out, executor, work);
     }
   }

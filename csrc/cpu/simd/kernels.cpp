@@ -16,10 +16,9 @@ namespace dg {
 
 template <class T>
 static constexpr Kernels<T> table() {
-  return {contour_forward<T>,    contour_vjp<T>, third_cumulant<T>,
-          tree_forward<T>,       linear_vjp<T>,  sample<T>,
-          count_log_prob<T>,     count_log_prob_vjp<T>,
-          count_log_prob_vjp_backward<T>};
+  return {contour_forward<T>, contour_vjp<T>,        third_cumulant<T>,
+          tree_forward<T>,    linear_vjp<T>,         sample<T>,
+          count_log_prob<T>,  count_log_prob_vjp<T>, count_log_prob_vjp_backward<T>};
 }
 
 extern const Kernels<float> DG_CONCAT(kFloatKernels_, CPU_CAPABILITY);

@@ -51,7 +51,6 @@ class LaneRows {
     }
   }
 
-
   // Signed tails of every lane at its own tilt.
   void tilt() {
     Tilt state[kLanes];
@@ -116,10 +115,10 @@ class LaneRows {
   int64_t n() const { return n_; }
 
   static const Executor& serial() {
-    static constexpr Executor executor{[](int64_t count, void (*task)(void*, int64_t),
-                                          void* context) {
-      for (int64_t i = 0; i < count; ++i) task(context, i);
-    }};
+    static constexpr Executor executor{
+        [](int64_t count, void (*task)(void*, int64_t), void* context) {
+          for (int64_t i = 0; i < count; ++i) task(context, i);
+        }};
     return executor;
   }
 

@@ -2,8 +2,8 @@
 //
 // exp and log on vectors, from their series after an exact range reduction.
 //
-// Error, measured in tests/accuracy: below 2 ulp on the ranges named. Infinities are exact; rows with NaN
-// never reach these functions.
+// Error, measured in tests/accuracy: below 2 ulp on the ranges named. Infinities are exact; rows
+// with NaN never reach these functions.
 #pragma once
 
 #include <cmath>
@@ -23,9 +23,9 @@ struct Format<float> {
   static constexpr int kBias = 127;
   static constexpr int kExpTerms = 7;
   static constexpr int kLogTerms = 5;
-  static constexpr float kRounder = 12582912.0f;       // 1.5 * 2^23
-  static constexpr float kSmallestExp = -87.33654f;    // log of the smallest normal number
-  static constexpr float kLog2High = 0.693359375f;     // 9 bits: its multiples are exact
+  static constexpr float kRounder = 12582912.0f;     // 1.5 * 2^23
+  static constexpr float kSmallestExp = -87.33654f;  // log of the smallest normal number
+  static constexpr float kLog2High = 0.693359375f;   // 9 bits: its multiples are exact
   static constexpr float kLog2Low = -2.12194440e-4f;
   static constexpr int32_t kHalfRootBits = 0x3F3504F3;  // sqrt(1/2)
 };

@@ -35,7 +35,7 @@ DG_INLINE void for_segments(int64_t n, const Executor& executor, Body& body) {
       segment_count(n),
       [](void* opaque, int64_t segment) {
         auto* c = static_cast<Context*>(opaque);
-        (*c->body)(segment, segment * kSegment, segment_end(segment, c->n));
+        (*c->body)(segment, segment* kSegment, segment_end(segment, c->n));
       },
       &context);
 }

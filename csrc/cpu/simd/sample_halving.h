@@ -54,16 +54,16 @@ class Halving {
     above_b_ = sums.above;
     nodes_ = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary_b_.live));
     node_products<T>(tails_b_.get(), size_b_, nodes_, product_, executor, work);
-    largest_ = largest_probability_b(above_b_ +
-                                     static_cast<int64_t>(std::floor(sums.excess_tails)));
+    largest_ =
+        largest_probability_b(above_b_ + static_cast<int64_t>(std::floor(sums.excess_tails)));
   }
 
   // Draws A; returns what is left for B, or -1 when the rejections did not end.
   int64_t draw(uint64_t seed, uint64_t row, uint32_t level, const Executor& executor) {
     for (uint32_t rejection = 0; rejection < kMaxRejections; ++rejection) {
       const uint32_t round = level << 16 | rejection;
-      const int64_t rest = target_ - draw_items(philox_stream(seed, row, Purpose::kItemDraw, round),
-                                                executor);
+      const int64_t rest =
+          target_ - draw_items(philox_stream(seed, row, Purpose::kItemDraw, round), executor);
       const double probability = probability_b(rest);
       const PhiloxStream stream = philox_stream(seed, row, Purpose::kAcceptance, round);
       if (philox_uniform(stream, 0) * largest_ < probability) return rest;
@@ -217,15 +217,14 @@ class HalvingStack {
   Halving<T>* levels_[kMostLevels];
 };
 
-// One sample of one ordinary row; level 0 of `stack` is prepared. False: the rejections did not end.
+// One sample of one ordinary row; level 0 of `stack` is prepared. False: the rejections never ended.
 template <class T>
 bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
               uint8_t* chosen, const Executor& executor, Workspace& work) {
   Stride at;
   for (int level = 0;; ++level) {
     Halving<T>& half = stack.at(level, 0);
-    const int64_t rest =
-        half.draw(seed, stream_row, static_cast<uint32_t>(level), executor);
+    const int64_t rest = half.draw(seed, stream_row, static_cast<uint32_t>(level), executor);
     if (rest < 0) return false;
     const int64_t parity = half.parity_a();
     for (int64_t p = 0; p < half.size_a(); ++p) {

@@ -22,9 +22,7 @@ class TreeSampler {
   static constexpr int kLanes = Lanes::kLanes;
 
   TreeSampler(const LaneRows<Lanes>& rows, int64_t largest_count)
-      : plan_(rows.n(), largest_count),
-        values_(plan_.size()),
-        target_(2 * plan_.width() * kLanes) {
+      : plan_(rows.n(), largest_count), values_(plan_.size()), target_(2 * plan_.width() * kLanes) {
     int64_t least = largest_count;
     for (int l = 0; l < kLanes; ++l) {
       start_[l] = rows.kind(l) == RowKind::kOrdinary ? static_cast<int>(rows.k(l)) : 0;
@@ -76,7 +74,8 @@ class TreeSampler {
     Scalar lane[kLanes];
     int most = 0;
     for (int l = 0; l < kLanes; ++l) {
-      lane[l] = static_cast<Scalar>(uniform_from_bits(words[l])) * get_lane<Lanes>(both[target[l]], l);
+      lane[l] =
+          static_cast<Scalar>(uniform_from_bits(words[l])) * get_lane<Lanes>(both[target[l]], l);
       if (target[l] > most) most = target[l];
     }
     const Real threshold = load<Lanes>(lane);

@@ -123,8 +123,8 @@ static void third_cumulant_row(const SolvedRow<double>& solved, int64_t n, const
 }
 
 template <class T>
-void third_cumulant(const Rows<T>& rows, int64_t begin, int64_t end, const T* a, const T* b,
-                    T* out, const Executor& executor) {
+void third_cumulant(const Rows<T>& rows, int64_t begin, int64_t end, const T* a, const T* b, T* out,
+                    const Executor& executor) {
   const int64_t n = rows.n;
   Workspace work(n);
   Buffer<double> scratch(5 * n);

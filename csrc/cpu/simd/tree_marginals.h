@@ -17,8 +17,8 @@ template <class Lanes>
 struct LaneCounts {
   bool flipped[Lanes::kLanes];
   int64_t target[Lanes::kLanes];
-  int64_t most;    // the largest target
-  int64_t least;   // the smallest: lower coefficients of the root are not wanted
+  int64_t most;   // the largest target
+  int64_t least;  // the smallest: lower coefficients of the root are not wanted
   typename Lanes::Int flip_mask;
 
   LaneCounts(const LaneRows<Lanes>& rows) : most(0), least(rows.n()) {
