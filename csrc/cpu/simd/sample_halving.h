@@ -217,7 +217,7 @@ class HalvingStack {
   Halving<T>* levels_[kMostLevels];
 };
 
-// One sample of one ordinary row; level 0 of `stack` is prepared. False: the rejections never ended.
+// One sample of one ordinary row; level 0 of `stack` is prepared. False: rejections without end.
 template <class T>
 bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
               uint8_t* chosen, const Executor& executor, Workspace& work) {
