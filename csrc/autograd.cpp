@@ -85,7 +85,9 @@ struct MarginalsVjpFunction : Function<MarginalsVjpFunction> {
       grad_g = ops::subset_marginals_vjp(logits, k, row_k, method, state, v, std::nullopt);
     }
     if (c.defined()) {
-      grad_c = (std::get<0>(ops::subset_marginals(logits, k, row_k, method)) * v).sum(-1);
+      const at::Tensor of_log_partition = ops::subset_marginals_vjp(logits, k, row_k, method, state,
+                                                                    std::nullopt, at::ones_like(c));
+      grad_c = (of_log_partition * v).sum(-1);
     }
     if (ctx->needs_input_grad(0)) {
       if (g.defined()) grad_logits = ops::subset_third_cumulant(logits, k, row_k, g, v);

@@ -59,11 +59,11 @@ TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& sum
     found.sums = tilt_row<T>(row, n, s, tails, executor, work);
     const double excess = static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
     const bool good = tilt_is_good(excess, found.sums.variance, tolerance);
-    if (good && !polish) break;
-    if (good) {
-      polish = false;
-      tolerance = INFINITY;
-    }
+    // What is within the square already has nothing to gain: there the step is rounding error, and
+    // one that points out of the bracket would end in its middle, far away.
+    const bool polished = tilt_is_good(excess, found.sums.variance, tolerance * tolerance);
+    if (good && (!polish || polished)) break;
+    if (good) polish = false;
     tilt_step(tilt, excess, found.sums.variance);
   }
   return found;

@@ -185,6 +185,22 @@ void covariance_product(const SolvedRow<T>& solved, int64_t n, const T* g, T gra
   for_segments(n, executor, finish);
 }
 
+// The log-partition does not depend on the logit of a forced item, which is in every subset.
+template <class T>
+void zero_forced(const T* row, int64_t n, T* gradient) {
+  for (int64_t i = 0; i < n; ++i) {
+    if (row[i] == T(INFINITY)) gradient[i] = T(0);
+  }
+}
+
+// The gradient of a row whose subset is certain: all its marginals are constants.
+template <class T>
+void certain_gradient(const T* row, int64_t n, RowKind kind, T grad_log_partition, T* gradient) {
+  certain_marginals<T>(row, n, kind, gradient);
+  for (int64_t i = 0; i < n; ++i) gradient[i] *= grad_log_partition;
+  zero_forced<T>(row, n, gradient);
+}
+
 template <class T>
 void contour_vjp(const Rows<T>& rows, int64_t begin, int64_t end, const T* state,
                  const T* grad_marginals, const T* grad_log_partition, T* grad_logits,
@@ -201,14 +217,14 @@ void contour_vjp(const Rows<T>& rows, int64_t begin, int64_t end, const T* state
     if (kind == RowKind::kInvalid) {
       fill_row<T>(out, n, T(NAN));
     } else if (kind != RowKind::kOrdinary) {
-      certain_marginals<T>(row, n, kind, out);
-      for (int64_t i = 0; i < n; ++i) out[i] *= scale;
+      certain_gradient<T>(row, n, kind, scale, out);
     } else {
       const T* saved = state == nullptr ? nullptr : state + r * contour_state_width<T>();
       const SolvedRow<T> solved =
           saved == nullptr ? solve_row<T>(row, n, rows.row_count(r), summary, out, executor, work)
                            : restore_row<T>(row, n, saved, out, executor, work);
       covariance_product<T>(solved, n, g, scale, out, executor, work);
+      if (summary.forced > 0) zero_forced<T>(row, n, out);
     }
   }
 }

@@ -2,8 +2,8 @@
 //
 // exp and log on vectors, from their series after an exact range reduction.
 //
-// Error, measured in tests/accuracy: below 2 ulp on the ranges named. Infinities are exact; rows
-// with NaN never reach these functions.
+// Error below 2 ulp (tests/cpp/test_simd_math.cpp). Infinities are exact; rows with NaN never reach
+// these functions.
 #pragma once
 
 #include <cmath>

@@ -254,12 +254,14 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
     write_lane<Lanes>(mu.d + scale * mu.v, count, i, n, grad_logits + first * n);
   }
   for (int l = 0; l < count; ++l) {
+    const Scalar* row = problem.logits + (first + l) * n;
     Scalar* out = grad_logits + (first + l) * n;
-    if (rows.kind(l) == RowKind::kInvalid) fill_row<Scalar>(out, n, Scalar(NAN));
-    if (rows.kind(l) == RowKind::kNone || rows.kind(l) == RowKind::kAll) {
-      certain_marginals<Scalar>(problem.logits + (first + l) * n, n, rows.kind(l), out);
-      const Scalar factor = get_lane<Lanes>(scale, l);
-      for (int64_t i = 0; i < n; ++i) out[i] *= factor;
+    if (rows.kind(l) == RowKind::kInvalid) {
+      fill_row<Scalar>(out, n, Scalar(NAN));
+    } else if (rows.kind(l) == RowKind::kOrdinary) {
+      zero_forced<Scalar>(row, n, out);
+    } else {
+      certain_gradient<Scalar>(row, n, rows.kind(l), get_lane<Lanes>(scale, l), out);
     }
   }
 }
