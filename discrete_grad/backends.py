@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Backends: their names, which are available and why not, which one serves a call, ``show_config``.
+
+A backend that cannot serve a call raises and says why. Nothing falls back to another backend: the
+pure-PyTorch reference runs where it is asked for by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import platform
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+import torch
+
+from discrete_grad import checks
+
+NAMES = ("auto", "reference", "cpp", "cuda", "triton")
+_REMEDY = (
+    "Reinstall discrete_grad where a C++17 compiler is available "
+    "(pip install --no-build-isolation .), or run the pure-PyTorch reference with "
+    'dg.backend("reference").'
+)
+_NO_GPU_KERNELS = "this version of discrete_grad has no {} kernels"
+_BUILD_REPORT = Path(__file__).with_name("_build_report.json")
+
+# One choice for the process. torch.compile guards on it, so a compiled function follows a change.
+_current = "auto"
+
+
+def current() -> str:
+    """The name last chosen with ``backend`` ("auto" at first)."""
+    return _current
+
+
+class backend:
+    """Choose the backend of all calls that follow; as a context manager, of the calls inside only.
+
+    ``dg.backend(name)`` sets at once and for the whole process (all threads); at the end of
+    ``with dg.backend(name):`` the previous choice is put back.
+
+    Args:
+        name: "auto" (the fastest compiled backend of the tensor's device: "cpp" on a CPU),
+            "reference" (pure PyTorch, any device), "cpp" (the compiled CPU kernels), "cuda" or
+            "triton".
+
+    Raises:
+        ValueError: the name is none of these. A backend that cannot serve a call raises
+            RuntimeError in that call, with the reason and the remedy.
+    """
+
+    __slots__ = ("_previous",)
+
+    def __init__(self, name: str) -> None:
+        global _current
+        checks.one_of("backend", name, NAMES)
+        self._previous = _current
+        _current = name
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        global _current
+        _current = self._previous
+
+
+def _load_extension() -> tuple[ModuleType | None, str | None]:
+    """The compiled module, or None and why: not built (why not), or failing to load."""
+    name = f"{__package__}._C"
+    try:
+        return importlib.import_module(name), None
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            return None, f"the C++ extension failed to load: {error}"
+        return None, f"the C++ extension is not built: {_build_reason()}"
+    except ImportError as error:
+        # An extension loads only with the torch it was compiled against.
+        return None, (
+            f"the C++ extension failed to load with torch {torch.__version__} "
+            f"(was it built against another torch?): {error}"
+        )
+
+
+def _build_report() -> dict[str, Any]:
+    """What the build wrote down about itself; empty where the package was never built."""
+    if not _BUILD_REPORT.exists():
+        return {}
+    report: dict[str, Any] = json.loads(_BUILD_REPORT.read_text(encoding="utf-8"))
+    return report
+
+
+def _build_reason() -> str:
+    reason = _build_report().get("reason")
+    return str(reason) if reason else "the package was not installed by its setup.py"
+
+
+_extension, _extension_error = _load_extension()
+extension_loaded = _extension is not None
+
+
+def unavailable(name: str) -> str | None:
+    """Why backend ``name`` can serve no call here, or None where it can serve some."""
+    if name == "cpp":
+        return _extension_error
+    if name in ("cuda", "triton"):
+        return _NO_GPU_KERNELS.format("CUDA C++" if name == "cuda" else "Triton")
+    return None
+
+
+def select(device_type: str) -> str:
+    """The backend that serves a call on tensors of this device type: "reference" or "cpp".
+
+    Meta tensors have no values, so "auto" and "cpp" serve them through the ops' shape functions.
+
+    Raises:
+        RuntimeError: the chosen backend cannot serve it; the message says why and what to do.
+    """
+    if _current == "reference":
+        return "reference"
+    if _current == "auto" or _current == "cpp":
+        if device_type == "cpu" and extension_loaded:
+            return "cpp"
+        if device_type == "meta":
+            return "cpp"
+    raise RuntimeError(_why_not(_current, device_type))
+
+
+def _why_not(name: str, device_type: str) -> str:
+    if name in ("cuda", "triton"):
+        reason = unavailable(name)
+    elif device_type == "cpu":
+        reason = _extension_error
+    elif name == "cpp":
+        reason = "the C++ kernels serve CPU tensors only"
+    elif device_type == "cuda":
+        reason = _NO_GPU_KERNELS.format("GPU")
+    else:
+        reason = "there are no compiled kernels for that device"
+    remedy = (
+        _REMEDY
+        if name in ("auto", "cpp") and device_type == "cpu"
+        else 'dg.backend("reference") runs on any device.'
+    )
+    return f"backend {name!r} cannot serve tensors on device {device_type!r}: {reason}. {remedy}"
+
+
+class _Report(str):
+    """A string that an interactive prompt shows as its lines."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def show_config() -> str:
+    """What runs here, for bug reports, as a printable string.
+
+    Versions, backends (and why one is missing), GPU architectures, SIMD level, threads.
+    """
+    lines = [
+        f"discrete_grad {_version('discrete-grad')}",
+        f"python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        f"torch {torch.__version__}, CUDA {torch.version.cuda or 'none'}, "
+        f"triton {_version('triton')}",
+        f"backend: {_current}",
+    ]
+    for name in NAMES[1:]:
+        reason = unavailable(name)
+        lines.append(f"  {name}: " + ("available" if reason is None else f"missing: {reason}"))
+    build = dict(_extension.build_info()) if _extension is not None else _build_report()
+    lines.append(f"GPU architectures compiled: {build.get('cuda_archs') or 'none'}")
+    simd = _extension.cpu_capability() if _extension is not None else "none (no extension)"
+    lines.append(f"SIMD level: {simd}")
+    forced = os.environ.get("ATEN_CPU_CAPABILITY")
+    if forced:
+        lines.append(f"  (ATEN_CPU_CAPABILITY={forced})")
+    lines.append(f"threads: {torch.get_num_threads()}")
+    if _extension is not None:
+        lines.append("build: " + ", ".join(f"{key} {value}" for key, value in build.items()))
+    lines.append(f"package: {Path(__file__).parent} ({sys.executable})")
+    return _Report("\n".join(lines))
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "not installed"
