@@ -15,8 +15,7 @@ from discrete_grad.ops import routing
 def count_log_prob(logits: Tensor, max_count: int) -> Tensor:
     """log P(sum_i X_i = j) for j = 0 .. max_count, [..., max_count + 1]."""
     if routing.to_reference(logits):
-        with routing.without_autocast(logits.device.type):
-            return reference.count_log_prob(routing.autocast_logits(logits), max_count)
+        return routing.call_reference(reference.count_log_prob, logits, max_count)
     result: Tensor = torch.ops.discrete_grad.count_log_prob.default(logits, max_count)
     return result
 

@@ -18,9 +18,8 @@ _STATE_WIDTH = {torch.float32: 2 + 2 * 11, torch.float64: 2 + 2 * 22}
 def marginals(logits: Tensor, k: int | Tensor, method: str = "auto") -> tuple[Tensor, Tensor]:
     """Inclusion probabilities [..., n] and log-partition [...]."""
     if routing.to_reference(logits):
-        with routing.without_autocast(logits.device.type):
-            named = "contour" if method == "auto" else method
-            return reference.marginals(routing.autocast_logits(logits), k, named)
+        named = "contour" if method == "auto" else method
+        return routing.call_reference(reference.marginals, logits, k, named)
     bound, row_k = routing.row_counts(logits, k)
     if method == "auto":
         known = None if row_k is not None else bound
@@ -32,10 +31,9 @@ def marginals(logits: Tensor, k: int | Tensor, method: str = "auto") -> tuple[Te
 
 
 def vjp(logits: Tensor, k: int | Tensor, grad: Tensor) -> Tensor:
-    """Cov(z) grad, [..., n]: the vector-Jacobian product of the marginals, itself differentiable."""
+    """Cov(z) grad, [..., n]: the marginals' vector-Jacobian product, itself differentiable."""
     if routing.to_reference(logits):
-        with routing.without_autocast(logits.device.type):
-            return reference.vjp(routing.autocast_logits(logits), k, grad)
+        return routing.call_reference(reference.vjp, logits, k, grad)
     bound, row_k = routing.row_counts(logits, k)
     product: Tensor = torch.ops.discrete_grad.subset_marginals_vjp.default(
         logits, bound, row_k, "contour", None, grad, None

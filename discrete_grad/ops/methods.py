@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import torch
 
-# Work of the linear recursion per row, n * min(k, n - k), up to which it beats the contour on a CPU.
+# Work of the linear recursion per row, n min(k, n - k), up to which it beats the contour on a CPU.
 # bench/crossover.py measures it; bench/results holds what it gave.
 _LINEAR_WORK = {4: 8192, 8: 2048}
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which implementation serves a call: a registered op, or the reference in plain torch functions.
 
-The reference serves where it was chosen by name, and where a transform of torch.func other than vmap, or
-forward-mode AD, is active: a registered op with an autograd rule of its own has no rule for those, and some of
-them would be silently zero, while the reference is differentiated by PyTorch itself.
+The reference serves where it was chosen by name, and where a transform of torch.func other than
+vmap, or forward-mode AD, is active: a registered op with an autograd rule of its own has no rule
+for those, and some of them would be silently zero, while the reference is differentiated by PyTorch
+itself.
 """
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -19,6 +21,8 @@ from discrete_grad import backends
 
 # Side effect of the import: the ops exist from here on.
 from discrete_grad.ops import library as library
+
+Result = TypeVar("Result")
 
 
 def transformed() -> bool:
@@ -39,17 +43,13 @@ def to_reference(logits: Tensor) -> bool:
     return backends.select(logits.device.type) == "reference" or transformed()
 
 
-@contextlib.contextmanager
-def without_autocast(device_type: str):  # type: ignore[no-untyped-def]
-    with torch.autocast(device_type, enabled=False):
-        yield
-
-
-def autocast_logits(logits: Tensor) -> Tensor:
-    """float32 for 16-bit logits under autocast, as the registered ops have it."""
-    if torch.is_autocast_enabled(logits.device.type) and logits.dtype.itemsize == 2:
-        return logits.float()
-    return logits
+def call_reference(function: Callable[..., Result], logits: Tensor, *args: Any) -> Result:
+    """``function(logits, *args)``; under autocast in float32 at least, as the registered ops do."""
+    device = logits.device.type
+    if not torch.is_autocast_enabled(device):
+        return function(logits, *args)
+    with torch.autocast(device, enabled=False):
+        return function(logits.float() if logits.dtype.itemsize == 2 else logits, *args)
 
 
 def row_counts(logits: Tensor, k: int | Tensor) -> tuple[int, Tensor | None]:

@@ -15,9 +15,9 @@ from discrete_grad.ops.marginals import marginals
 
 
 def sample(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor) -> Tensor:
-    """k-hot [num_samples, ..., n], without a gradient; ``seed``: one int64 on the logits' device."""
+    """k-hot [num_samples, ..., n], no gradient; ``seed``: one int64 on the logits' device."""
     if backends.select(logits.device.type) == "reference":
-        return reference.sample(routing.autocast_logits(logits.detach()), k, num_samples, seed)
+        return routing.call_reference(reference.sample, logits.detach(), k, num_samples, seed)
     bound, row_k = routing.row_counts(logits, k)
     hot: Tensor = torch.ops.discrete_grad.subset_sample.default(
         logits.detach(), bound, row_k, num_samples, seed
@@ -67,8 +67,11 @@ def _vmap_random(
     row_k: tuple[Tensor | None, int | None],
     seed: tuple[Tensor, int | None],
 ) -> tuple[Tensor, int]:
-    """randomness="different" comes as a seed for each slice: one seed serves, since a draw depends on its row.
-    randomness="same" comes as one seed, and each slice must then draw as it would alone."""
+    """One draw for each slice, by the ``randomness`` of ``torch.vmap``.
+
+    "different" comes as a seed for each slice: one serves, since a draw depends on its row. "same"
+    comes as one seed, and each slice must then draw as it would alone.
+    """
     rows = routing.batch_first(logits[0], logits[1], size)
     counts = routing.batch_first(row_k[0], row_k[1], size)
     assert rows is not None
