@@ -35,6 +35,9 @@ struct NodeRule<double> {
   static constexpr int kMaxNodes = 22;
 };
 
+// Room for the nodes of any rule, with a spread of up to three times the variance (34 at most).
+constexpr int kMostNodes = 34;
+
 // The nodes t_m = 2 pi m / total, m = 1 .. kept; the others follow by conjugate symmetry.
 struct NodeCount {
   int64_t total;
@@ -46,15 +49,18 @@ DG_INLINE double node_angle(int64_t m, int64_t total) {
 }
 
 // `live`: the number of items that are neither excluded nor forced. M > live is exact, so no more
-// are ever used; M is odd so that t = pi, where a factor may vanish, is never a node.
+// are ever used; M is odd so that t = pi, where a factor may vanish, is never a node. `spread`: the
+// variance that M follows, where the law is asked for counts further out than its own variance
+// tells; at most three times the variance.
 template <class Rule>
-DG_INLINE NodeCount node_count(double variance, int64_t live) {
-  const double wanted = std::ceil(Rule::kSlope * std::sqrt(variance) + Rule::kOffset);
+DG_INLINE NodeCount node_count(double variance, double spread, int64_t live) {
+  const double wanted = std::ceil(Rule::kSlope * std::sqrt(spread) + Rule::kOffset);
   const int64_t exact = (live + 1) | 1;
   int64_t total = static_cast<int64_t>(wanted) | 1;
   if (total > exact) total = exact;
+  const int most = spread > variance ? kMostNodes : Rule::kMaxNodes;
   NodeCount count{total, 0};
-  for (int64_t m = 1; m <= (total - 1) / 2 && count.kept < Rule::kMaxNodes; ++m) {
+  for (int64_t m = 1; m <= (total - 1) / 2 && count.kept < most; ++m) {
     const double sine = std::sin(0.5 * node_angle(m, total));
     if (2.0 * variance * sine * sine > Rule::kExponent) break;
     count.kept = static_cast<int>(m);

@@ -70,6 +70,7 @@ void marginals_segment(T* tails, int64_t begin, int64_t end, const Nodes<T>& nod
 
 template <class T>
 void write_state(const SolvedRow<T>& solved, T* state) {
+  static_assert(contour_state_width<T>() == 2 + 2 * NodeRule<T>::kMaxNodes, "room for each node");
   fill_row<T>(state, contour_state_width<T>(), T(0));
   state[0] = solved.tilted.s;
   state[1] = static_cast<T>(solved.nodes.total);

@@ -238,12 +238,11 @@ void multiply_nodes(const T* tails, int64_t begin, int64_t end, const T* cosine_
 // Angles of the kept nodes and what the passes need of them.
 template <class T>
 struct Nodes {
-  static constexpr int kMax = NodeRule<double>::kMaxNodes;
   int64_t total;
   int kept;
-  T cosine_minus_1[kMax];
-  T sine[kMax];
-  T cotangent[kMax];  // tau_m = cot(t_m / 2)
+  T cosine_minus_1[kMostNodes];
+  T sine[kMostNodes];
+  T cotangent[kMostNodes];  // tau_m = cot(t_m / 2)
 };
 
 template <class T>

@@ -9,8 +9,6 @@
 namespace dg {
 inline namespace CPU_CAPABILITY {
 
-constexpr int kMostNodes = NodeRule<double>::kMaxNodes;
-
 // Partial sums by segment, allocated once for all rows of a call.
 struct Workspace {
   explicit Workspace(int64_t n)
@@ -130,7 +128,7 @@ SolvedRow<T> solve_row(const T* row, int64_t n, int64_t k, const RowSummary& sum
   solved.tilted =
       find_tilt<T>(row, n, k, summary, kContourTilt, /*polish=*/false, tails, executor, work);
   const TailSums& sums = solved.tilted.sums;
-  solved.nodes = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary.live));
+  solved.nodes = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, sums.variance, summary.live));
   Complex product[kMostNodes];
   node_products<T>(tails, n, solved.nodes, product, executor, work);
   solved.weights = normalise_nodes(product, solved.nodes.kept, solved.nodes.total, sums.above, k);

@@ -33,7 +33,8 @@ class Halving {
     target_ = target;
     find_tilt<T>(items, m, target, summary, kSamplingTilt, /*polish=*/true, tails_.get(), executor,
                  work);
-    parity_ = choose_parity(m, executor);
+    const ParityVariance variance = sum_variance(m, executor);
+    parity_ = variance.even > kVarianceImbalance * variance.odd ? 1 : 0;
     size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
     size_b_ = m - size_a_;
     auto split = [&](int64_t, int64_t begin, int64_t end) {
@@ -52,7 +53,10 @@ class Halving {
     }
     summary_b_ = summarize<T>(logits_b_.get(), size_b_, executor, work.summary.get());
     above_b_ = sums.above;
-    nodes_ = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, summary_b_.live));
+    // Where A leads, B is asked for counts as far out as the whole row varies: an alias of its own
+    // peak must not be nearer than that.
+    nodes_ = make_nodes<T>(
+        node_count<NodeRule<T>>(sums.variance, variance.even + variance.odd, summary_b_.live));
     node_products<T>(tails_b_.get(), size_b_, nodes_, product_, executor, work);
     largest_ =
         largest_probability_b(above_b_ + static_cast<int64_t>(std::floor(sums.excess_tails)));
@@ -83,18 +87,18 @@ class Halving {
     for (int64_t p = begin; p < end; ++p) to[p] = from[2 * p];
   }
 
-  int64_t choose_parity(int64_t m, const Executor& executor) const {
+  ParityVariance sum_variance(int64_t m, const Executor& executor) const {
     Buffer<ParityVariance> partial(segment_count(m));
     auto body = [&](int64_t segment, int64_t begin, int64_t end) {
       partial[segment] = variance_by_parity<T>(tails_.get(), begin, end);
     };
     for_segments(m, executor, body);
-    double even = 0.0, odd = 0.0;
+    ParityVariance sum;
     for (int64_t segment = 0; segment < segment_count(m); ++segment) {
-      even += partial[segment].even;
-      odd += partial[segment].odd;
+      sum.even += partial[segment].even;
+      sum.odd += partial[segment].odd;
     }
-    return even > kVarianceImbalance * odd ? 1 : 0;
+    return sum;
   }
 
   // The mode of B is one of the four integers around its mean.
