@@ -180,16 +180,19 @@ def show_config() -> str:
     for name in NAMES[1:]:
         reason = unavailable(name)
         lines.append(f"  {name}: " + ("available" if reason is None else f"missing: {reason}"))
-    build = dict(_extension.build_info()) if _extension is not None else _build_report()
-    lines.append(f"GPU architectures compiled: {build.get('cuda_archs') or 'none'}")
+    build = dict(_extension.build_info()) if _extension is not None else {}
+    reason = _build_report().get("cuda_reason")
+    archs = build.get("cuda_archs") or ("none" + (f" ({reason})" if reason else ""))
+    lines.append(f"GPU architectures compiled: {archs}")
     simd = _extension.cpu_capability() if _extension is not None else "none (no extension)"
     lines.append(f"SIMD level: {simd}")
     forced = os.environ.get("ATEN_CPU_CAPABILITY")
     if forced:
         lines.append(f"  (ATEN_CPU_CAPABILITY={forced})")
     lines.append(f"threads: {torch.get_num_threads()}")
-    if _extension is not None:
-        lines.append("build: " + ", ".join(f"{key} {value}" for key, value in build.items()))
+    if build:
+        given = (f"{key} {value}" for key, value in build.items() if value)
+        lines.append("build: " + ", ".join(given))
     lines.append(f"package: {Path(__file__).parent} ({sys.executable})")
     return _Report("\n".join(lines))
 

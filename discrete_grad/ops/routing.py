@@ -29,7 +29,8 @@ def transformed() -> bool:
     """Whether a functorch level other than vmap, or a forward-mode level, is active."""
     if forward_ad._current_level >= 0:
         return True
-    if _functorch.peek_interpreter_stack() is None:
+    # Not "is None": torch.compile traces the result as an object that never is None.
+    if not isinstance(_functorch.peek_interpreter_stack(), _functorch.CInterpreter):
         return False
     if torch.compiler.is_compiling():
         # A traced vmap goes to the reference too: the whole stack cannot be read while tracing.

@@ -9,7 +9,7 @@ from torch import Tensor
 from .contour import marginals_by_contour
 from .items import Items, tilt_items
 from .recursion import build_tree, descend, leaves, log_leaves, marginals_by_recursion
-from .rows import broadcast_k, classify, compute_dtype, mark_invalid, place
+from .rows import broadcast_k, classify, mark_invalid, place
 from .semirings import EXPECTATION, LOG, MAX, REAL
 from .tilt import solve_tilt
 
@@ -64,7 +64,7 @@ def count_log_prob(logits: Tensor, max_count: int) -> Tensor:
         ``[..., max_count + 1]``, in the dtype of ``logits``; NaN in rows that hold a NaN.
         O(n max_count) time and memory.
     """
-    wide = logits.to(compute_dtype(logits.dtype))
+    wide = logits.to(torch.float64)  # errors of float32 would add up over the levels of the tree
     n = wide.shape[-1]
     finite = wide.isfinite()
     x = torch.where(finite, wide, torch.zeros_like(wide))
@@ -120,7 +120,7 @@ def entropy(logits: Tensor, k: int | Tensor) -> Tensor:
     items = tilt_items(rows, solve_tilt(rows))
     logs = log_leaves(items)
     probabilities = leaves(items.p, items.q)
-    leaf = torch.stack([probabilities, probabilities * logs])
+    leaf = torch.stack([probabilities, probabilities * logs]).to(torch.float64)
     most = n if isinstance(k, Tensor) else k
     root = build_tree(EXPECTATION, leaf, max(1, min(most, n)))[-1].squeeze(-2)
     at_k = rows.k.unsqueeze(-1)

@@ -51,9 +51,11 @@ def test_round_trip(backend, n, k):
     assert_close(logits.mean(-1), torch.zeros(8).double(), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("k", [3, 50_000, 99_990])
-def test_round_trip_of_a_long_row(backend, k):
-    wanted = targets(1, 100_000, k)
+@pytest.mark.parametrize("share", [3e-5, 0.5, 0.9999])
+def test_round_trip_of_a_long_row(backend, share):
+    n = 100_000 if backend == "cpp" else 10_000
+    k = max(1, round(share * n))
+    wanted = targets(1, n, k)
     logits = dg.subset.logits_from_marginals(wanted)
     assert_close(dg.subset.marginals(logits, k), wanted, rtol=0, atol=1e-10)
 
@@ -169,7 +171,8 @@ def test_rows_that_do_not_converge_are_named(backend, monkeypatch):
     hard = torch.tensor([0.9, 0.6, 0.3, 0.2], dtype=torch.float64)
     wanted = torch.stack([torch.full((4,), 0.5), hard, torch.full((4,), 0.5), hard]).double()
     wanted = wanted.reshape(2, 2, 4)
-    message = r"did not converge in 2 of 4 rows \(\(0, 1\), \(1, 1\)\): residual up to 0\.\d+,"
+    rows = r"did not converge in 2 of 4 rows \(\(0, 1\), \(1, 1\)\)"
+    message = rows + r": residual up to 0\.\d+, accepted 1e-10"
     with pytest.raises(RuntimeError, match=message):
         dg.subset.logits_from_marginals(wanted)
 
