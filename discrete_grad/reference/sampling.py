@@ -91,6 +91,20 @@ def _walk_tree(rows: Rows, items: Items, row: Tensor, draw: _Draw) -> Tensor:
     return taken[:, :m].bool()
 
 
+def _law_of_part(rows: Rows, items: Items, part: slice) -> tuple[Phi, Tensor]:
+    """The characteristic function of the sum over a part of the items, and its largest probability.
+
+    The law is read as far from its mean as the sum of the other items may lead, so M follows the
+    variance of all items: what aliases add is then P(S = k mod M, S != k) of the whole sum S again.
+    """
+    inner = Items(*(field[:, part] for field in items))
+    spread = wide_sum(items.variance)
+    phi = characteristic(inner, rows.live[:, part].sum(-1), _HALF_RULE, spread)
+    # A Poisson-binomial law has its mode next to its mean (Darroch 1964).
+    mean = wide_sum(inner.q).floor().to(torch.int64)
+    return phi, torch.stack([probability(phi, mean + i) for i in (-1, 0, 1, 2)]).amax(0)
+
+
 def _halve(theta: Tensor, rows: Rows, items: Items, row: Tensor, draw: _Draw, first: int) -> Tensor:
     """Draw the half A of each sample until accepted, then go on with B, the other half.
 
@@ -108,15 +122,8 @@ def _halve(theta: Tensor, rows: Rows, items: Items, row: Tensor, draw: _Draw, fi
     """
     a, b = slice(first, None, 2), slice(1 - first, None, 2)
     items_a = Items(*(field[:, a] for field in items))
-    items_b = Items(*(field[:, b] for field in items))
     live_b = rows.live[:, b].sum(-1)
-    # The law of B is read as far from its mean as the sum of A may lead, so M follows the variance
-    # of all items: the error by aliasing is then P(|S - k| >= M) of the whole sum S again.
-    spread = wide_sum(items.variance)
-    phi = characteristic(items_b, live_b, _HALF_RULE, spread)
-    # A Poisson-binomial law has its mode next to its mean (Darroch 1964).
-    mean = wide_sum(items_b.q).floor().to(torch.int64)
-    peak = torch.stack([probability(phi, mean + i) for i in (-1, 0, 1, 2)]).amax(0)
+    phi, peak = _law_of_part(rows, items, b)
 
     taken = torch.zeros(row.shape[0], theta.shape[-1], dtype=torch.bool, device=row.device)
     rest = torch.zeros_like(row)

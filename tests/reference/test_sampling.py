@@ -88,33 +88,42 @@ def _poisson_binomial(q: np.ndarray) -> np.ndarray:
     return law
 
 
-@pytest.mark.parametrize("odd", [0.5, 0.15], ids=["equal-halves", "first-half-heavier"])
-def test_the_law_of_a_half_holds_far_from_its_mean(odd):
+@pytest.mark.parametrize(
+    ("n", "odd"),
+    [(600, 0.5), (600, 0.15), (280, 0.15)],
+    ids=["equal-halves", "first-half-heavier", "most-nodes"],
+)
+def test_the_law_of_a_half_holds_far_from_its_mean(n, odd):
     """Total variation of the counts of A that acceptance by the contour's P_B leads to.
 
     P_B is read wherever the sum of A goes. With nodes for the variance of B alone, aliases would
     be accepted there: the test sees the difference.
     """
-    n = 600
     q = np.where(np.arange(n) % 2 == 0, 0.5, odd)
     target = round(q.sum())
-    theta = torch.from_numpy(np.log(q / (1 - q)))
-    row = classify(theta, target)
+    row = classify(torch.from_numpy(np.log(q / (1 - q)))[None], torch.tensor([target]))
     item = tilt_items(row, solve_tilt(row))
-    half = Items(*(field[1::2] for field in item))
-    variance = item.variance
+    variance = item.variance[0]
     assert variance[0::2].sum() <= 2 * variance[1::2].sum()
-    first, second = (_poisson_binomial(item.q[i::2].numpy()) for i in (0, 1))
+    first, second = (_poisson_binomial(item.q[0, i::2].numpy()) for i in (0, 1))
     count = torch.arange(max(0, target - n // 2), min(target, n // 2) + 1)
     exact = first[target - count] * second[count]
-    error = {}
-    for spread in (variance.sum(), variance[1::2].sum()):
-        phi = characteristic(half, torch.tensor(n // 2), sampling._HALF_RULE, spread)
-        read = first[target - count] * probability(phi, count).numpy()
-        error[float(spread)] = 0.5 * np.abs(read / read.sum() - exact / exact.sum()).sum()
-    whole, part = error.values()
-    assert whole < 1e-13
-    assert part > 5e-10
+
+    def error(phi):
+        read = first[target - count] * probability(phi, count[:, None])[:, 0].numpy()
+        return 0.5 * np.abs(read / read.sum() - exact / exact.sum()).sum()
+
+    phi, peak = sampling._law_of_part(row, item, slice(1, None, 2))
+    assert abs(peak.item() / second.max() - 1) < 1e-12
+    assert error(phi) < 1e-13
+    half = Items(*(field[:, 1::2] for field in item))
+    roomy = sampling._HALF_RULE._replace(most=99)
+    live = torch.tensor([n // 2])
+    # No node that the truncation keeps is lost for want of room.
+    all_kept = characteristic(half, live, roomy, variance.sum()[None]).weight > 0
+    assert (phi.weight > 0).sum() == all_kept.sum()
+    own = characteristic(half, live, roomy, variance[1::2].sum()[None])
+    assert error(own) > 5e-10
 
 
 def test_acceptance_of_the_halves(monkeypatch):
@@ -130,8 +139,10 @@ def test_acceptance_of_the_halves(monkeypatch):
     monkeypatch.setattr(sampling, "uniform_row", counting)
     n, draws = 128, 2000
     noise = torch.randn(n, dtype=torch.float64)
-    parity = torch.arange(n) % 2
-    for theta in (noise, noise + 30 * parity, noise * parity, noise * (1 - parity), 30 * noise):
+    even = torch.arange(n) % 2 == 0
+    sure = torch.where(torch.arange(n) % 4 < 2, 30.0, -30.0).double()
+    one_sided = torch.where(even, noise, sure), torch.where(even, sure, noise)
+    for theta in (noise, 30 * noise, *one_sided):
         proposals[0] = 0
         reference.sample(theta, 64, draws, torch.tensor([3]))
         assert draws <= proposals[0] < draws / 0.55, proposals[0] / draws

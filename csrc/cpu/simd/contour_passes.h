@@ -155,7 +155,7 @@ ParityVariance variance_by_parity(const T* tails, int64_t begin, int64_t end) {
 }
 
 // The two parts of sum softplus(theta + s) over live items that do not cancel:
-// sum of theta over those above, and sum of log(1 + e^{-|x|}) = -sum log(1 - w) over all.
+// sum of theta over those above, and sum of log(1 + e) over all, with e = e^{-|x|} = w / (1 - w).
 struct SoftplusSums {
   double theta_above = 0.0;
   double log_rest = 0.0;
@@ -167,7 +167,7 @@ SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64
   using Real = typename Lanes::Real;
   SoftplusSums sums;
   double lane_theta[Lanes::kLanes] = {};
-  Real product{};  // prod (1 - w) - 1, so that tails far below rounding still count
+  Real product{};  // prod (1 + e) - 1: exact for tails far below rounding, and never near -1
   for_vectors<Lanes>(
       begin, end,
       [&](int64_t i, int count) {
@@ -177,13 +177,14 @@ SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64
         T lane[Lanes::kLanes];
         store<Lanes>(lane, select(counted, theta, Real{}));
         for (int l = 0; l < Lanes::kLanes; ++l) lane_theta[l] += static_cast<double>(lane[l]);
-        product -= tail.w + tail.w * product;
+        const Real e = tail.w / (T(1) - tail.w);
+        product += e + e * product;
       },
       [&] {
         T lane[Lanes::kLanes];
         store<Lanes>(lane, product);
         for (int l = 0; l < Lanes::kLanes; ++l) {
-          sums.log_rest -= std::log1p(static_cast<double>(lane[l]));
+          sums.log_rest += std::log1p(static_cast<double>(lane[l]));
         }
         product = Real{};
       });

@@ -89,7 +89,8 @@ class LaneRows {
     Real product{};
     for (int64_t i = 0; i < n_; ++i) {
       const Tail<Lanes> tail = unpack_tail<Lanes>(tails_[i]);
-      product -= tail.w + tail.w * product;
+      const Real e = tail.w / (Scalar(1) - tail.w);
+      product += e + e * product;
       Scalar above[kLanes];
       store<Lanes>(above, select(tail.is_above, splat<Lanes>(Scalar(1)), Real{}));
       for (int l = 0; l < kLanes; ++l) {
@@ -100,7 +101,7 @@ class LaneRows {
       if ((i + 1) % kFold == 0 || i + 1 == n_) {
         Scalar lane[kLanes];
         store<Lanes>(lane, product);
-        for (int l = 0; l < kLanes; ++l) result[l] -= std::log1p(static_cast<double>(lane[l]));
+        for (int l = 0; l < kLanes; ++l) result[l] += std::log1p(static_cast<double>(lane[l]));
         product = Real{};
       }
     }
