@@ -26,8 +26,8 @@ _BOUNDS: dict[tuple[str, torch.dtype, str | None], float] = {
     # sum softplus - k s: n positive terms, each rounded once, summed pairwise or in double.
     ("log_partition", torch.float64, None): 2e-13,
     ("log_partition", torch.float32, None): 2e-6,
-    # The log recursion without a tilt: logarithms of size up to a few hundred are rounded at each of
-    # log2(n) levels, by eps times that size, in an entry that may itself be of size one.
+    # The log recursion without a tilt: logarithms of size up to a few hundred are rounded at each
+    # of log2(n) levels, by eps times that size, in an entry that may itself be of size one.
     ("count_log_prob", torch.float64, None): 2e-13,
     ("count_log_prob", torch.float32, None): 1e-5,
     # Computed in float32, rounded once to the storage format: half an ulp of a number below one

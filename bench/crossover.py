@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the O(n k) recursion beats the O(n) contour: the measurement behind method="auto".
+
+    python bench/crossover.py [--quick] [--output FILE]
+
+Times the three methods over (n, k, rows, dtype), forward and forward + backward, and writes
+bench/results/crossover.json with the rule that follows from it for discrete_grad/ops/methods.py:
+"linear" where n min(k, n - k) is at most a constant of the dtype, else "contour". The constant is
+the power of two that loses least against the faster of the two, on geometric average over all
+cells, each of which counts the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from cases import Case, Inputs
+from checks import check, targets_of
+from machine import RESULTS, environment, load_average, save
+from measure import time_in_turns
+from providers import Provider
+from torch import Tensor
+from tqdm import tqdm
+
+import discrete_grad as dg
+
+METHODS = ("contour", "linear", "recursion")
+ROWS = (1, 4, 64, 1024)
+DTYPES = (torch.float32, torch.float64)
+_MOST_WORK = 2**16
+_CANDIDATES = tuple(1 << e for e in range(18))
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Seconds per call of each method on one case: 20th percentiles, as disturbances only add."""
+
+    case: Case
+    seconds: dict[str, float]
+
+    @property
+    def work(self) -> int:
+        return self.case.n * min(self.case.k, self.case.n - self.case.k)
+
+    def loss(self, linear_work: int) -> float:
+        """Time of the method that the rule takes over that of the faster one."""
+        taken = self.seconds["linear" if self.work <= linear_work else "contour"]
+        return taken / min(self.seconds["linear"], self.seconds["contour"])
+
+
+def _grid(quick: bool) -> Iterator[Case]:
+    for n in (8, 64, 256) if quick else (4, 8, 16, 32, 64, 128, 256, 512, 1024):
+        # Powers of two up to the middle, and two sizes beyond it.
+        sizes = [2**e for e in range(n.bit_length()) if 2**e <= n // 2] + [3 * n // 4, n - 1]
+        for k in sorted(set(sizes)):
+            if n * min(k, n - k) <= _MOST_WORK:
+                for rows in (1, 64) if quick else ROWS:
+                    for dtype in DTYPES:
+                        for op in ("marginals", "marginals_grad"):
+                            yield Case(op, rows, n, k, dtype=dtype)
+
+
+def _forward(method: str, case: Case, inputs: Inputs) -> Tensor:
+    with torch.no_grad():
+        return dg.subset.marginals(inputs.logits, case.k, method=method)
+
+
+def _forward_backward(method: str, case: Case, inputs: Inputs) -> Tensor:
+    mu = dg.subset.marginals(inputs.logits, case.k, method=method)
+    return torch.autograd.grad(mu, inputs.logits, inputs.grad)[0]
+
+
+def _measure(case: Case, seconds: float) -> Cell:
+    run, quantity = (
+        (_forward, "marginals") if case.op == "marginals" else (_forward_backward, "vjp")
+    )
+    targets = targets_of(case)
+    calls = {}
+    for method in METHODS:
+        provider = Provider(method, quantity, partial(run, method))
+        check(provider, targets)
+        calls[method] = partial(provider.run, case, targets.inputs)
+    timings = time_in_turns(
+        calls, seconds=seconds, most_rounds=20, least_rounds=5, block=seconds / 20
+    )
+    return Cell(case, {method: timing.p20 for method, timing in timings.items()})
+
+
+def mean_loss(cells: list[Cell], linear_work: int) -> float:
+    """Geometric mean of the rule's losses."""
+    return math.exp(sum(math.log(cell.loss(linear_work)) for cell in cells) / len(cells))
+
+
+def best_linear_work(cells: list[Cell]) -> int:
+    losses = {linear_work: mean_loss(cells, linear_work) for linear_work in _CANDIDATES}
+    return min(losses, key=losses.__getitem__)
+
+
+def derive(cells: list[Cell]) -> dict[str, object]:
+    """The constant of one dtype, what it loses, and the constants that fewer cells would give."""
+    constant = best_linear_work(cells)
+    worst = max(cells, key=lambda cell: cell.loss(constant))
+    return {
+        "linear_work": constant,
+        "mean_loss": round(mean_loss(cells, constant), 3),
+        "worst_loss": round(worst.loss(constant), 2),
+        "worst_case": worst.case.id,
+        "mean_loss_by_constant": {
+            str(candidate): round(mean_loss(cells, candidate), 3) for candidate in _CANDIDATES
+        },
+        "best_constant_by_rows": {
+            str(rows): best_linear_work([cell for cell in cells if cell.case.rows == rows])
+            for rows in sorted({cell.case.rows for cell in cells})
+        },
+        "best_constant_by_op": {
+            op: best_linear_work([cell for cell in cells if cell.case.op == op])
+            for op in sorted({cell.case.op for cell in cells})
+        },
+    }
+
+
+def _record(cell: Cell) -> dict[str, object]:
+    case = cell.case
+    return {
+        "op": case.op,
+        "dtype": case.dtype_name,
+        "rows": case.rows,
+        "n": case.n,
+        "k": case.k,
+        "seconds": cell.seconds,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Where linear, recursion and contour cross.")
+    parser.add_argument("--quick", action="store_true", help="a coarse grid; prints only")
+    parser.add_argument("--output", type=Path, default=RESULTS / "crossover.json")
+    parser.add_argument("--seconds", type=float, default=0.04, help="per method and cell")
+    options = parser.parse_args()
+
+    record = environment()
+    cells = [
+        _measure(case, options.seconds)
+        for case in tqdm(list(_grid(options.quick)), desc="crossover", unit="cell", disable=None)
+    ]
+    record["load_average_after"] = load_average()
+    rules = {}
+    for dtype in DTYPES:
+        mine = [cell for cell in cells if cell.case.dtype == dtype]
+        rules[mine[0].case.dtype_name] = derive(mine)
+    print(json.dumps(rules, indent=2))
+    if not options.quick:
+        written = {
+            "environment": record,
+            "threads": torch.get_num_threads(),
+            "rules": rules,
+            "cells": [_record(cell) for cell in cells],
+        }
+        save(written, options.output)
+
+
+if __name__ == "__main__":
+    main()
