@@ -112,12 +112,12 @@ def _cov_times(logits: torch.Tensor, k: int, vectors: torch.Tensor) -> torch.Ten
 def test_reference_at_twenty_thousand():
     """The reference by halving too: fewer draws, the marginals only."""
     logits, k, _ = _row("steep-k60")
-    draws = 400
+    draws = 100
     with dg.backend("reference"):
         mu = dg.subset.marginals(logits, k).numpy()
         z = dg.subset.sample(logits, k, draws, generator=torch.Generator().manual_seed(4)).numpy()
     assert (z.sum(-1) == k).all()
     often = (mu * draws > 20) & ((1 - mu) * draws > 20)
     score = stats.marginal_z(z.mean(0)[often], mu[often], draws)
-    assert score.size > 30
+    assert score.size > 25
     assert np.abs(score).max() < stats.max_z_bound(score.size)

@@ -44,14 +44,16 @@ def check_law(law, dtype, draws):
 @DTYPE
 @pytest.mark.parametrize("name", SHORT)
 def test_short_rows(backend, name, dtype):
-    check_law(SHORT[name], dtype, DRAWS)
+    check_law(SHORT[name], dtype, DRAWS if backend == "cpp" else DRAWS // 4)
 
 
 @DTYPE
 @pytest.mark.parametrize("name", LONG)
 def test_long_rows_with_few_undecided_items(backend, name, dtype):
-    """More than 64 items, so by halving."""
-    check_law(LONG[name], dtype, DRAWS if backend == "cpp" else DRAWS // 8)
+    """More than 64 items, so by halving. The reference draws less often: it is slow, and
+    test_seeds.py shows that its draws are those of the kernels.
+    """
+    check_law(LONG[name], dtype, DRAWS if backend == "cpp" else DRAWS // 40)
 
 
 @pytest.mark.parametrize("n", [65, 128, 200])
