@@ -25,7 +25,7 @@ _INTRODUCTION = """\
 
 Written by `python bench/run.py` from the files in `bench/results/`; do not edit. `make bench` takes
 the everyday cases again on your machine (under five minutes), `python bench/run.py` all of them,
-`python bench/crossover.py` the last table.
+`python bench/crossover.py` adds the crossover between the methods.
 
 Before anything is timed, its result is held to the float64 reference. Providers of a case are timed
 in turns within one process; times are the median over the rounds, with the 20th and 80th percentile

@@ -98,14 +98,14 @@ class Estimator:
 ESTIMATORS = {
     estimator.name: estimator
     for estimator in (
-        Estimator("simple", "SIMPLE", simple, 1e-3),
+        Estimator("simple", "SIMPLE", simple, 5e-4),
         Estimator(
             "straight-through",
             "ST Gumbel top-k",
             straight_through_gumbel,
             1e-3,
-            {"temperature": 1.0},
+            {"temperature": 0.5},
         ),
-        Estimator("score-function", "Score function", score_function, 1e-3, {"num_samples": 4}),
+        Estimator("score-function", "Score function", score_function, 2e-3, {"num_samples": 4}),
     )
 }

@@ -99,7 +99,10 @@ def results(
             for name in ("discrete-grad", "torch", "numpy", "scikit-learn", "matplotlib")
         }
         | {"python": platform.python_version()},
-        "configuration": str(show_config()).splitlines(),
+        # Without the folder of the installation, which is nobody else's.
+        "configuration": [
+            line for line in str(show_config()).splitlines() if not line.startswith("package:")
+        ],
         "data": {
             "name": images.name,
             "train_images": len(images.train),

@@ -86,6 +86,31 @@ def test_halving_gives_the_tree_law(n):
 
 
 @DTYPE
+def test_uneven_halves(dtype):
+    """One half varies twice as much as the other, and proposes counts far outside the other's law:
+    they must be refused there too, where the contour of few nodes sees an alias of its peak.
+
+    The count in the even half has P(a) P(k - a), by 60-digit convolution of both.
+    """
+    n, k, draws = 400, 130, 100_000
+    logits = np.where(np.arange(n) % 2 == 0, 0.0, -1.75)
+    tables = [
+        np.array([float(v) for v in oracle.count_log_prob(half.tolist(), k)])
+        for half in (logits[::2], logits[1::2])
+    ]
+    log_law = tables[0] + tables[1][::-1]
+    law = np.exp(log_law - log_law.max())
+    law /= law.sum()
+    with dg.backend("cpp"):
+        z = draw(Law(logits, k), draws, dtype, seed=5)
+    counts = z[:, ::2].sum(1).astype(np.int64)
+    possible = counts[law[counts] > 1e-12]
+    assert len(possible) == draws, f"{draws - len(possible)} draws of probability below 1e-12"
+    p = stats.chi_square_p(counts, {a: float(w) for a, w in enumerate(law) if w > 0})
+    assert p > stats.P_VALUE, f"p = {p:.3g}"
+
+
+@DTYPE
 def test_different_k_in_each_row(backend, dtype):
     """Each row follows its own law in one call: chi-square row by row."""
     logits = SHORT["normal-n10-k5"].logits
