@@ -9,11 +9,10 @@ out is in docs/figures/demo-tuning.json.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import multiprocessing
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from discrete_grad.demo.data import Images, load_digits
 from discrete_grad.demo.estimators import ESTIMATORS, Estimator
+from discrete_grad.demo.report import write
 from discrete_grad.demo.train import TrainingError, train
 
 BATCH_SIZE = 100
@@ -51,47 +51,31 @@ def validation_split(images: Images) -> Images:
     return replace(images, train=images.train[held_out:], test=images.train[:held_out])
 
 
-@dataclass(frozen=True)
-class Job:
-    """One training run of the grid."""
-
-    candidate: Estimator
-    seed: int
-    epochs: int
-
-    def settings(self) -> dict[str, object]:
-        """What identifies the run in the file of results."""
-        return {
-            "estimator": self.candidate.name,
-            "learning_rate": self.candidate.learning_rate,
-            **self.candidate.options,
-            "seed": self.seed,
-            "epochs": self.epochs,
-            "batch_size": BATCH_SIZE,
-        }
-
-
-def validation_elbo(job: Job) -> float | None:
-    """After training; None where training broke down: its loss was no longer finite."""
+def validation_elbo(candidate: Estimator, seed: int, epochs: int) -> float:
+    """After training with one seed; -inf where training broke down."""
     torch.set_num_threads(1)
-    images = validation_split(load_digits(job.seed))
+    images = validation_split(load_digits(seed))
     try:
         run = train(
             images,
-            job.candidate,
-            seed=job.seed,
-            epochs=job.epochs,
+            candidate,
+            seed=seed,
+            epochs=epochs,
             batch_size=BATCH_SIZE,
             device=torch.device("cpu"),
             on_epoch=lambda _: None,
         )
     except TrainingError:
-        return None
-    return round(run.final.elbo, 2)
+        return -math.inf
+    return run.final.elbo
+
+
+def _judge(job: tuple[Estimator, int, int]) -> float:
+    return validation_elbo(*job)
 
 
 def main() -> None:
-    """Run what the file of results does not have yet; every result is written at once."""
+    """Run the grid and write it down, best first within each estimator."""
     parser = argparse.ArgumentParser(
         prog="python -m discrete_grad.demo.tune", description=__doc__.partition("\n")[0]
     )
@@ -100,37 +84,45 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes; default: 2")
     parser.add_argument("--output", type=Path, default=Path("demo-output/tuning.json"))
     options = parser.parse_args()
-    path: Path = options.output
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    done = [{**row, "validation_elbo": None} for row in rows]
-    grid = list(candidates())
     seeds = options.seed or [100, 101]  # the demo reports others
-    jobs = [Job(candidate, seed, options.epochs) for seed in seeds for candidate in grid]
-    jobs = [job for job in jobs if {**job.settings(), "validation_elbo": None} not in done]
+
+    grid = list(candidates())
+    jobs = [(candidate, seed, options.epochs) for seed in seeds for candidate in grid]
+    elbos: list[list[float]] = [[] for _ in grid]
+    options.output.parent.mkdir(parents=True, exist_ok=True)
     with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-        elbos = pool.imap(validation_elbo, jobs)
-        for job, elbo in zip(jobs, tqdm(elbos, total=len(jobs), unit="run"), strict=True):
-            rows.append({**job.settings(), "validation_elbo": elbo})
-            lines = ",\n  ".join(map(json.dumps, rows))
-            path.write_text(f"[\n  {lines}\n]\n", encoding="utf-8")
-    for settings, mean in means(rows):
-        print(f"{mean:9.2f}  {settings}")
+        for number, elbo in enumerate(
+            tqdm(pool.imap(_judge, jobs), total=len(jobs), unit="run", smoothing=0.05)
+        ):
+            elbos[number % len(grid)].append(elbo)
+    write(_results(grid, elbos, options.epochs, seeds), options.output)
+    print(options.output.read_text(encoding="utf-8"))
 
 
-def means(rows: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
-    """Settings with their mean over seeds, best first within each estimator.
+def _results(
+    grid: list[Estimator], elbos: list[list[float]], epochs: int, seeds: list[int]
+) -> dict[str, Any]:
+    ranked = sorted(
+        zip(grid, elbos, strict=True), key=lambda judged: (judged[0].name, -fmean(judged[1]))
+    )
+    return {
+        "settings": {"epochs": epochs, "seeds": seeds, "batch_size": BATCH_SIZE},
+        "null": "training broke down: the loss was no longer finite",
+        "candidates": [
+            {
+                "estimator": candidate.name,
+                "learning_rate": candidate.learning_rate,
+                **candidate.options,
+                "validation_elbo": _finite(fmean(own)),
+                "by_seed": [_finite(elbo) for elbo in own],
+            }
+            for candidate, own in ranked
+        ],
+    }
 
-    -inf where training broke down for a seed.
-    """
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        settings = {key: row[key] for key in row if key not in ("seed", "validation_elbo")}
-        elbo = row["validation_elbo"]
-        found.setdefault(json.dumps(settings), []).append(-math.inf if elbo is None else elbo)
-    ranked = [(json.loads(settings), fmean(elbos)) for settings, elbos in found.items()]
-    return sorted(ranked, key=lambda entry: (entry[0]["estimator"], -entry[1]))
+
+def _finite(elbo: float) -> float | None:
+    return round(elbo, 2) if math.isfinite(elbo) else None
 
 
 if __name__ == "__main__":
