@@ -26,8 +26,8 @@ from discrete_grad.demo.report import write
 from discrete_grad.demo.train import TrainingError, train
 
 BATCH_SIZE = 100
-LEARNING_RATES = (5e-4, 1e-3, 2e-3)
-TEMPERATURES = (None, 0.5, 1.0, 2.0)  # None: the identity
+LEARNING_RATES = (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)
+TEMPERATURES = (0.25, 0.5, 1.0)
 
 
 def candidates() -> Iterator[Estimator]:

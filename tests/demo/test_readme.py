@@ -14,6 +14,7 @@ import torch
 
 from discrete_grad.demo.estimators import ESTIMATORS
 from discrete_grad.demo.report import COLUMNS, cell
+from discrete_grad.demo.tune import candidates
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,7 +74,11 @@ def test_settings_are_the_best_of_the_grid(name):
     assert best["learning_rate"] == chosen.learning_rate
     if "temperature" in chosen.options:
         assert best["temperature"] == chosen.options["temperature"]
-    assert set(tuning["settings"]["seeds"]).isdisjoint(results()["settings"]["seeds"])
+    settings = results()["settings"]
+    assert len(rows) == sum(candidate.name == name for candidate in candidates())
+    assert tuning["settings"]["epochs"] == settings["epochs"]
+    assert tuning["settings"]["batch_size"] == settings["batch_size"]
+    assert set(tuning["settings"]["seeds"]).isdisjoint(settings["seeds"])
 
 
 @pytest.fixture(autouse=True)
