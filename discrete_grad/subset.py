@@ -42,7 +42,7 @@ __all__ = [
 def log_partition(logits: Tensor, k: int | Tensor, *, method: str = "auto") -> Tensor:
     """log Z_k(theta) = log sum_{|S| = k} exp(sum_{i in S} theta_i), [...].
 
-    Its gradient is the marginals.
+    Its gradient is the marginals; 0 at a forced item (+inf), which adds 0 whatever its logit.
 
     Args:
         logits: theta, [..., n].

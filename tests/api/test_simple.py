@@ -83,6 +83,18 @@ def test_order_2_backward_is_its_formula(backend, row):
     assert_close(ours, expected.sum(0), **EXACT)
 
 
+def test_order_2_differentiated_again_takes_the_deviation_for_a_constant(backend):
+    """As documented: of (1/2) [Sigma g + (z - mu) <z - mu, g>] only Sigma depends on theta."""
+    row = torch.tensor(ROWS["normal"], dtype=torch.float64)
+    g, v = torch.randn(2, 5, dtype=torch.float64)
+    logits, reference = row.clone().requires_grad_(), row.clone().requires_grad_()
+    z = dg.simple(logits, 2, order=2)
+    (first,) = torch.autograd.grad(z, logits, g, create_graph=True)
+    (ours,) = torch.autograd.grad(first, logits, v)
+    (theirs,) = torch.autograd.grad(exact.covariance(reference, 2) @ g, reference, v)
+    assert_close(ours, theirs / 2, **EXACT)
+
+
 def expected_gradients(logits, k, loss):
     """The mean over all subsets of the order-1 and order-2 estimates, and the true gradient."""
     hot, log_p = exact.law(logits, k)

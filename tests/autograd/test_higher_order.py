@@ -193,6 +193,28 @@ def test_double_backward(backend, method, dtype):
         )
 
 
+@pytest.mark.parametrize("large", ["g", "v"])
+def test_a_constant_beside_either_vector_of_the_third_cumulant(large):
+    """d/d theta <v, Cov g> does not change with a constant added to g or v: the kernel takes it off
+    first. The entries lie on a grid, so that the sum with 2^20 is exact; without centring, 1e-10.
+    """
+    logits = torch.randn(60, dtype=torch.float64)
+    g, v = torch.randint(-1024, 1025, (2, 60)).double() / 1024
+
+    def third(a, b):
+        theta = logits.clone().requires_grad_()
+        mu = dg.subset.marginals(theta, 20)
+        (product,) = torch.autograd.grad(mu, theta, a, create_graph=True)
+        return torch.autograd.grad(product, theta, b)[0]
+
+    shift = 2.0**20
+    with dg.backend("cpp"):
+        want = third(g, v)
+        got = third(g + shift, v) if large == "g" else third(g, v + shift)
+    assert want.abs().max() > 0.01
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-14)
+
+
 def test_fourth_derivative_of_log_partition(backend):
     """One order beyond what has a kernel: the reference has it, the kernels refuse it by name; it
     is never zero. What they refuse, they still do inside torch.func, where the reference serves.
