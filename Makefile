@@ -10,6 +10,8 @@
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 TORCH := torch==2.13.0
+# For PyTorch's CPU build: its CUDA builds bring the Triton that they want.
+TRITON := triton==3.6.0
 BUILD_TOOLS := "setuptools>=77" ninja
 
 ifeq ($(USE_ACTIVE_ENV),1)
@@ -54,6 +56,8 @@ else
 	  $(PYTHON) -m venv .venv || { rm -rf .venv; exit 1; }; }
 	@python -m pip install $(QUIET_AGAIN) "$(TORCH)" $(BUILD_TOOLS)
 endif
+	@python -c 'import importlib.util as u, sys; sys.exit(u.find_spec("triton") is None)' \
+	  || python -m pip install $(QUIET_AGAIN) "$(TRITON)"
 	@echo "Building discrete_grad in $(ENV) ..."
 	@python -m pip install $(QUIET_AGAIN) --no-build-isolation --editable ".[demo,test,lint]"
 	@printf '%s' '$(CURDIR)' > $(STAMP)
@@ -69,12 +73,14 @@ demo: $(STAMP) ## train a k-subset autoencoder on handwritten digits; writes dem
 .PHONY: test
 test: $(STAMP) ## the tests, then the C++ library's (where cmake is found)
 	pytest -m "not slow" $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 pytest tests/interpreter $(PYTEST_ARGS)
 	@if command -v cmake > /dev/null; then $(MAKE) --no-print-directory cpp; \
 	else echo "cmake was not found: the plain C++ library and its ctest were left out."; fi
 
 .PHONY: test-full
 test-full: $(STAMP) ## every test, the slow ones too, then the C++ library's
 	pytest $(PYTEST_ARGS)
+	TRITON_INTERPRET=1 pytest tests/interpreter $(PYTEST_ARGS)
 	$(MAKE) --no-print-directory cpp
 
 .PHONY: lint
@@ -93,6 +99,15 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 .PHONY: bench
 bench: $(STAMP) ## time beside the baselines; writes bench/results/ and BENCHMARKS.md
 	python bench/run.py --quick $(BENCH_ARGS)
+
+.PHONY: gpu-check
+gpu-check: ## on a machine with a GPU: build, tests, sanitizers, times; writes gpu-check/
+	@# with that machine's own python3 and packages: nothing is downloaded, no .venv is made
+	$(PYTHON) bench/gpu_check.py $(if $(STAGE),--stages $(STAGE)) $(GPU_CHECK_ARGS)
+
+.PHONY: kernels
+kernels: $(STAMP) ## compile every Triton kernel ahead of time; writes docs/kernels.md
+	PYTHONSAFEPATH=1 python -m discrete_grad.triton_kernels.aot --output docs/kernels.md
 
 .PHONY: cpp
 cpp: $(STAMP) ## csrc/ as a plain libtorch library with CMake, and its ctest; no Python in it
@@ -118,7 +133,7 @@ sanitize: $(STAMP) ## the tests that run C++, under AddressSanitizer and UBSan, 
 
 .PHONY: clean
 clean: ## remove what was built and written, except .venv
-	rm -rf build dist demo-output *.egg-info $(STAMP) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-output gpu-check *.egg-info $(STAMP) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f discrete_grad/_C.*.so discrete_grad/_build_report.json
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 

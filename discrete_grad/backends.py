@@ -8,6 +8,7 @@ pure-PyTorch reference runs where it is asked for by name.
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -27,7 +28,7 @@ _REMEDY = (
     "(pip install --no-build-isolation .), or run the pure-PyTorch reference with "
     'dg.backend("reference").'
 )
-_NO_GPU_KERNELS = "this version of discrete_grad has no {} kernels"
+_NO_CUDA_KERNELS = "this version of discrete_grad has no CUDA C++ kernels"
 _BUILD_REPORT = Path(__file__).with_name("_build_report.json")
 
 # One choice for the process. torch.compile guards on it, so a compiled function follows a change.
@@ -46,9 +47,9 @@ class backend:
     ``with dg.backend(name):`` the previous choice is put back.
 
     Args:
-        name: "auto" (the fastest compiled backend of the tensor's device: "cpp" on a CPU),
-            "reference" (pure PyTorch, any device), "cpp" (the compiled CPU kernels), "cuda" or
-            "triton".
+        name: "auto" (the fastest compiled backend of the tensor's device: "cpp" on a CPU, "triton"
+            on a GPU), "reference" (pure PyTorch, any device), "cpp" (the compiled CPU kernels),
+            "cuda" or "triton".
 
     Raises:
         ValueError: the name is none of these. A backend that cannot serve a call raises
@@ -108,46 +109,60 @@ def _build_reason() -> str:
 
 _extension, _extension_error = _load_extension()
 extension_loaded = _extension is not None
+_triton_installed = importlib.util.find_spec("triton") is not None
 
 
 def unavailable(name: str) -> str | None:
     """Why backend ``name`` can serve no call here, or None where it can serve some."""
     if name == "cpp":
         return _extension_error
-    if name in ("cuda", "triton"):
-        return _NO_GPU_KERNELS.format("CUDA C++" if name == "cuda" else "Triton")
+    if name == "cuda":
+        return _NO_CUDA_KERNELS
+    if name == "triton":
+        return _triton_error()
+    return None
+
+
+def _triton_error() -> str | None:
+    if not _triton_installed:
+        return "Triton is not installed"
+    if not extension_loaded:
+        return f"the ops' derivatives are in the C++ extension, and {_extension_error}"
+    if not torch.cuda.is_available():
+        return "PyTorch sees no CUDA device"
     return None
 
 
 def select(device_type: str) -> str:
-    """The backend that serves a call on tensors of this device type: "reference" or "cpp".
+    """The backend that serves a call on tensors of this type: "reference", "cpp" or "triton".
 
-    Meta tensors have no values, so "auto" and "cpp" serve them through the ops' shape functions.
+    Meta tensors have no values: the ops' shape functions serve them, for every compiled backend.
 
     Raises:
         RuntimeError: the chosen backend cannot serve it; the message says why and what to do.
     """
     if _current == "reference":
         return "reference"
-    if _current == "auto" or _current == "cpp":
-        if device_type == "cpu" and extension_loaded:
+    if extension_loaded:
+        if device_type == "cpu" and _current in ("auto", "cpp"):
             return "cpp"
-        if device_type == "meta":
-            return "cpp"
+        if device_type == "cuda" and _current in ("auto", "triton") and _triton_installed:
+            return "triton"
+    if device_type == "meta" and _current in ("auto", "cpp", "triton"):
+        return "cpp"
     raise RuntimeError(_why_not(_current, device_type))
 
 
 def _why_not(name: str, device_type: str) -> str:
-    if name in ("cuda", "triton"):
-        reason = unavailable(name)
-    elif device_type == "cpu":
-        reason = _extension_error
+    own = {"cpu": "cpp", "cuda": "triton"}.get(device_type)
+    if name == "auto" and own is None:
+        reason = "there are no compiled kernels for that device"
+    elif name == "auto" or name == own:
+        reason = str(unavailable(str(own)))
     elif name == "cpp":
         reason = "the C++ kernels serve CPU tensors only"
-    elif device_type == "cuda":
-        reason = _NO_GPU_KERNELS.format("GPU")
     else:
-        reason = "there are no compiled kernels for that device"
+        reason = unavailable(name) or "the Triton kernels serve CUDA tensors only"
     remedy = (
         _REMEDY
         if name in ("auto", "cpp") and device_type == "cpu"

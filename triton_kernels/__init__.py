@@ -7,9 +7,32 @@ be importable as plain ``triton_kernels``: Triton's own repository ships a distr
 name, and programs (vLLM is one) decide by its mere presence to import their kernels from it. Hence
 relative imports inside this package, and no tool that puts the root of the repository on
 ``sys.path``: pytest runs in importlib mode, started as ``pytest`` and not ``python -m pytest``.
+
+Importing this package imports Triton. The kernels are in the modules named ``*_kernels``; the
+module of the same name without the suffix starts them.
 """
 
-__all__ = ["SERVED_OPS"]
+from collections.abc import Callable
+from typing import Any
 
-SERVED_OPS: frozenset[str] = frozenset()
-"""Names of the ops of ``torch.ops.discrete_grad`` that have a Triton kernel in this version."""
+from .counts import count_log_prob, count_log_prob_vjp, count_log_prob_vjp_backward
+from .marginals import subset_marginals, subset_marginals_vjp, subset_third_cumulant
+from .sampling import subset_sample, subset_sample_indices
+
+__all__ = ["LAUNCHERS"]
+
+LAUNCHERS: dict[str, Callable[..., Any]] = {
+    "subset_marginals": subset_marginals,
+    "subset_marginals_vjp": subset_marginals_vjp,
+    "subset_third_cumulant": subset_third_cumulant,
+    "subset_sample": subset_sample,
+    "subset_sample_indices": subset_sample_indices,
+    "simple": subset_sample,
+    "count_log_prob": count_log_prob,
+    "count_log_prob_vjp": count_log_prob_vjp,
+    "count_log_prob_vjp_backward": count_log_prob_vjp_backward,
+}
+"""What serves each op of ``torch.ops.discrete_grad`` on CUDA tensors, with the op's signature.
+
+The forward pass of "simple" is the sampler; its derivative is with the other derivatives.
+"""

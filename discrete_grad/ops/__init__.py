@@ -5,6 +5,8 @@ Arguments are checked above this layer. ``k`` is an int or an integer tensor tha
 ``logits.shape[:-1]``.
 """
 
+# Side effect of the import: the ops serve CUDA tensors.
+from discrete_grad.ops import gpu as gpu
 from discrete_grad.ops.counts import count_log_prob
 from discrete_grad.ops.marginals import marginals, vjp
 from discrete_grad.ops.methods import choose_method

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 
 import pytest
@@ -77,25 +76,39 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("name", ["cuda", "triton"])
-def test_a_backend_without_kernels_raises_in_every_call(name, call):
-    kernels = {"cuda": "CUDA C++", "triton": "Triton"}[name]
-    kernels = re.escape(kernels)
-    message = f"backend '{name}' cannot serve tensors on device 'cpu'.*no {kernels} kernels"
+def test_a_gpu_backend_raises_in_every_call_on_a_cpu(monkeypatch, name, call):
+    monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: True)
+    reason = {"cuda": "no CUDA C\\+\\+ kernels", "triton": "serve CUDA tensors only"}[name]
+    message = f"backend '{name}' cannot serve tensors on device 'cpu'.*{reason}"
     with dg.backend(name), pytest.raises(RuntimeError, match=message):
         call(torch.randn(4, 4))
 
 
-def test_no_backend_serves_a_device_without_kernels():
-    with pytest.raises(
-        RuntimeError, match=r"'auto' cannot serve.*'cuda'.*no GPU kernels.*reference"
-    ):
-        backends.select("cuda")
+def test_who_serves_a_gpu():
+    assert backends.select("cuda") == "triton"
+    with dg.backend("triton"):
+        assert backends.select("cuda") == "triton"
+        assert backends.select("meta") == "cpp"
+    with dg.backend("reference"):
+        assert backends.select("cuda") == "reference"
     with dg.backend("cpp"), pytest.raises(RuntimeError, match="serve CPU tensors only"):
+        backends.select("cuda")
+    with dg.backend("cuda"), pytest.raises(RuntimeError, match="no CUDA C"):
         backends.select("cuda")
     with pytest.raises(RuntimeError, match="no compiled kernels for that device"):
         backends.select("xla")
-    with dg.backend("reference"):
-        assert backends.select("cuda") == "reference"
+
+
+@pytest.mark.parametrize("name", ["auto", "triton"])
+def test_what_triton_lacks(monkeypatch, name):
+    with dg.backend(name):
+        monkeypatch.setattr(backends, "_triton_installed", False)
+        with pytest.raises(RuntimeError, match=r"Triton is not installed.*reference"):
+            backends.select("cuda")
+        monkeypatch.setattr(backends, "_triton_installed", True)
+        monkeypatch.setattr(backends, "extension_loaded", False)
+        with pytest.raises(RuntimeError, match=r"derivatives are in the C.. extension.*reference"):
+            backends.select("cuda")
 
 
 @pytest.mark.parametrize("name", ["auto", "cpp"])
@@ -122,7 +135,11 @@ def test_show_config(monkeypatch):
     for part in (f"torch {torch.__version__}", "backend: auto", "reference: available", "SIMD"):
         assert part in text
     assert "cpp: available" in text
-    assert "triton: missing: this version of discrete_grad has no Triton kernels" in text
+    assert "cuda: missing: this version of discrete_grad has no CUDA C++ kernels" in text
+    monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: False)
+    assert "triton: missing: PyTorch sees no CUDA device" in dg.show_config()
+    monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: True)
+    assert "triton: available" in dg.show_config()
     with dg.backend("reference"):
         assert "backend: reference" in dg.show_config()
     monkeypatch.setattr(backends, "_extension", None)

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernels serve CUDA tensors: the one place where that is chosen.
+
+Every op is registered for CUDA as a function that looks up the launcher of the backend in force.
+Nothing is read on the host, so the ops can be captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from discrete_grad import backends
+from discrete_grad.ops import library
+
+# The forward pass of simple is the sampler, which the C++ library registers for every device.
+_OPS = [schema.partition("(")[0] for schema in library.schemas()]
+
+
+@functools.cache
+def _launchers() -> Mapping[str, Callable[..., Any]]:
+    """The Triton launchers; Triton is imported when the first CUDA tensor comes."""
+    found: Mapping[str, Callable[..., Any]] = importlib.import_module(
+        "discrete_grad.triton_kernels"
+    ).LAUNCHERS
+    return found
+
+
+def _serve(name: str, *args: Any) -> Any:
+    backends.select("cuda")
+    return _launchers()[name](*args)
+
+
+for _name in _OPS:
+    if not (backends.extension_loaded and _name == "simple"):
+        torch.library.impl(f"discrete_grad::{_name}", "CUDA", functools.partial(_serve, _name))
