@@ -62,15 +62,16 @@ def sample(logits: Tensor, k: int, num_samples: int) -> Tensor:
     and j before the loop, which then needs one look-up, one comparison and one subtraction a step.
     """
     rows, n = logits.shape
-    table = torch.full((n + 1, k + 2, rows), -torch.inf, dtype=logits.dtype)
+    like = {"dtype": logits.dtype, "device": logits.device}
+    table = torch.full((n + 1, k + 2, rows), -torch.inf, **like)
     for i, weights in enumerate(_steps(logits, k)):
         table[i, 1 : weights.shape[0] + 1] = weights
     take = table[:-1, :-1] + logits.T.unsqueeze(1) - table[1:, 1:]  # [n, k + 1, rows]
     take = take.exp_()
 
-    uniform = torch.rand(n, num_samples, rows, dtype=logits.dtype)
-    hot = torch.empty(n, num_samples, rows, dtype=logits.dtype)
-    left = torch.full((num_samples, rows), k)
+    uniform = torch.rand(n, num_samples, rows, **like)
+    hot = torch.empty(n, num_samples, rows, **like)
+    left = torch.full((num_samples, rows), k, device=logits.device)
     for i in reversed(range(n)):
         taken = uniform[i] < take[i].gather(0, left)
         hot[i] = taken

@@ -194,7 +194,10 @@ def _crossover_cells(cells: list[Record]) -> str:
 
 def write() -> Path:
     """Write BENCHMARKS.md, and say where."""
+    from gpu_report import newest, section  # which takes its tables from this module
+
     parts = [_INTRODUCTION, *(host(written) for written in newest_results())]
+    parts += [section(written) for written in newest(RESULTS)]
     crossover = RESULTS / "crossover.json"
     if crossover.exists():
         parts.append(_crossover(json.loads(crossover.read_text(encoding="utf-8"))))

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The backend of each test, and the device's memory given back after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import discrete_grad as dg
+from tests.gpu.device import BACKENDS
+
+
+@pytest.fixture(params=BACKENDS)
+def gpu_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Runs the test once under each backend. One that cannot serve raises: there is no skip."""
+    with dg.backend(request.param):
+        yield request.param
+    torch.cuda.synchronize()  # an error of this test's kernels is not the next test's
