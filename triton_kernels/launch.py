@@ -38,7 +38,7 @@ class Specialisation(NamedTuple):
     types: tuple[tuple[str, str], ...]  # run-time arguments by name, in Triton's notation
     constants: tuple[tuple[str, Any], ...]  # constexprs and absent pointers (None) by name
     num_warps: int
-    max_registers: int  # of a thread, on an NVIDIA GPU
+    max_registers: int = 255  # of a thread, on an NVIDIA GPU
 
 
 _record: ContextVar[list[Specialisation] | None] = ContextVar("_record", default=None)

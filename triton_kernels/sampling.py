@@ -87,6 +87,7 @@ def _draw(
         rows.n,
         rows.count,
         num_warps=tile.num_warps,
+        max_registers=255,
         **constants,
     )
     tile = tree_sampling_tile(TREE_ITEMS)

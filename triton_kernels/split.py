@@ -10,19 +10,23 @@ from .blocks import Split, nodes_room, split_row
 from .launch import launch
 from .rows import STATE_WIDTH, Rows
 from .split_kernels import (
-    INFO,
-    split_dots_kernel,
-    split_finish_tilt_kernel,
-    split_gradient_kernel,
     split_marginals_kernel,
-    split_means_kernel,
     split_products_kernel,
+    split_weights_kernel,
+)
+from .split_tilt_kernels import (
+    INFO,
+    split_finish_tilt_kernel,
     split_start_kernel,
     split_summary_kernel,
     split_sums_kernel,
     split_tilt_step_kernel,
+)
+from .split_vjp_kernels import (
+    split_dots_kernel,
+    split_gradient_kernel,
+    split_means_kernel,
     split_vjp_weights_kernel,
-    split_weights_kernel,
 )
 
 __all__ = ["forward", "vjp"]

@@ -10,7 +10,8 @@ import triton.language as tl
 
 from .contour_kernels import NO_VARIANCE
 from .device_math import complex_product, is_negative
-from .split_kernels import last_node, load_block, load_node, tails_of
+from .split_kernels import last_node, load_node
+from .split_tilt_kernels import load_block, tails_of
 
 __all__ = ["third_cumulant_kernel"]
 

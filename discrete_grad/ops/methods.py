@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``method="auto"``: the fastest method for the shape, from measured crossovers."""
+"""``method="auto"``: the fastest method for the shape; on a CPU from measured crossovers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ from __future__ import annotations
 _LINEAR_WORK = 4096
 
 
-def choose_method(n: int, k: int | None) -> str:
+# The linear recursion of the Triton kernels stays in registers up to about this many items, and so
+# many chosen or left out; beyond, its tree goes through memory. A rule of registers (docs/
+# kernels.md), not yet of measured times.
+_LINEAR_ITEMS_ON_GPU = 32
+_LINEAR_COUNT_ON_GPU = 8
+
+
+def choose_method(n: int, k: int | None, device_type: str) -> str:
     """ "linear" for small n k, else "contour". ``k`` None: it differs from row to row."""
     narrow = n // 2 if k is None else min(k, n - k)
-    return "linear" if n * narrow <= _LINEAR_WORK else "contour"
+    if device_type == "cuda":
+        small = n <= _LINEAR_ITEMS_ON_GPU and narrow <= _LINEAR_COUNT_ON_GPU
+    else:
+        small = n * narrow <= _LINEAR_WORK
+    return "linear" if small else "contour"
