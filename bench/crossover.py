@@ -4,21 +4,19 @@
     python bench/crossover.py [--quick] [--output FILE]
 
 Times the three methods over (n, k, rows, dtype), forward and forward + backward, and writes
-bench/results/crossover.json with the rule that follows from it for discrete_grad/ops/methods.py:
-"linear" where n min(k, n - k) is at most a constant of the dtype, else "contour". The constant is
-the power of two that loses least against the faster of the two, on geometric average over all
-cells, each of which counts the same.
+bench/results/crossover.json, with what the rule of discrete_grad/ops/methods.py loses against the
+faster of the two, beside what always taking one of them would.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import geometric_mean
 
 import torch
 from cases import Case, Inputs
@@ -30,12 +28,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 import discrete_grad as dg
+from discrete_grad import ops
 
 METHODS = ("contour", "linear", "recursion")
 ROWS = (1, 4, 64, 1024)
 DTYPES = (torch.float32, torch.float64)
 _MOST_WORK = 2**16
-_CANDIDATES = tuple(1 << e for e in range(18))
+Rule = Callable[[Case], str]
+RULES: dict[str, Rule] = {
+    "auto": lambda case: ops.choose_method(case.rows, case.n, case.k, "cpu"),
+    "contour": lambda _: "contour",
+    "linear": lambda _: "linear",
+}
 
 
 @dataclass(frozen=True)
@@ -45,13 +49,9 @@ class Cell:
     case: Case
     seconds: dict[str, float]
 
-    @property
-    def work(self) -> int:
-        return self.case.n * min(self.case.k, self.case.n - self.case.k)
-
-    def loss(self, linear_work: int) -> float:
+    def loss(self, rule: Rule) -> float:
         """Time of the method that the rule takes over that of the faster one."""
-        taken = self.seconds["linear" if self.work <= linear_work else "contour"]
+        taken = self.seconds[rule(self.case)]
         return taken / min(self.seconds["linear"], self.seconds["contour"])
 
 
@@ -93,37 +93,17 @@ def _measure(case: Case, seconds: float) -> Cell:
     return Cell(case, {method: timing.p20 for method, timing in timings.items()})
 
 
-def mean_loss(cells: list[Cell], linear_work: int) -> float:
-    """Geometric mean of the rule's losses."""
-    return math.exp(sum(math.log(cell.loss(linear_work)) for cell in cells) / len(cells))
-
-
-def best_linear_work(cells: list[Cell]) -> int:
-    losses = {linear_work: mean_loss(cells, linear_work) for linear_work in _CANDIDATES}
-    return min(losses, key=losses.__getitem__)
-
-
-def derive(cells: list[Cell]) -> dict[str, object]:
-    """The constant of one dtype, what it loses, and the constants that fewer cells would give."""
-    constant = best_linear_work(cells)
-    worst = max(cells, key=lambda cell: cell.loss(constant))
-    return {
-        "linear_work": constant,
-        "mean_loss": round(mean_loss(cells, constant), 3),
-        "worst_loss": round(worst.loss(constant), 2),
-        "worst_case": worst.case.id,
-        "mean_loss_by_constant": {
-            str(candidate): round(mean_loss(cells, candidate), 3) for candidate in _CANDIDATES
-        },
-        "best_constant_by_rows": {
-            str(rows): best_linear_work([cell for cell in cells if cell.case.rows == rows])
-            for rows in sorted({cell.case.rows for cell in cells})
-        },
-        "best_constant_by_op": {
-            op: best_linear_work([cell for cell in cells if cell.case.op == op])
-            for op in sorted({cell.case.op for cell in cells})
-        },
-    }
+def losses(cells: list[Cell]) -> dict[str, dict[str, object]]:
+    """Of each rule: the geometric mean over cells, each of which counts the same; and the worst."""
+    found: dict[str, dict[str, object]] = {}
+    for name, rule in RULES.items():
+        worst = max(cells, key=lambda cell: cell.loss(rule))
+        found[name] = {
+            "mean_loss": round(geometric_mean(cell.loss(rule) for cell in cells), 3),
+            "worst_loss": round(worst.loss(rule), 2),
+            "worst_case": worst.case.id,
+        }
+    return found
 
 
 def _record(cell: Cell) -> dict[str, object]:
@@ -154,7 +134,7 @@ def main() -> None:
     rules = {}
     for dtype in DTYPES:
         mine = [cell for cell in cells if cell.case.dtype == dtype]
-        rules[mine[0].case.dtype_name] = derive(mine)
+        rules[mine[0].case.dtype_name] = losses(mine)
     print(json.dumps(rules, indent=2))
     if not options.quick:
         written = {

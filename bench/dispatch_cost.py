@@ -31,7 +31,7 @@ def calls() -> dict[str, Callable[[], object]]:
     leaf = plain.clone().requires_grad_()
     grad = torch.ones(SHAPE)
     op = torch.ops.discrete_grad.subset_marginals.default
-    method = ops.choose_method(SHAPE[-1], ITEMS_TAKEN, "cpu")
+    method = ops.choose_method(*SHAPE, ITEMS_TAKEN, "cpu")
     softmax = torch.softmax
     return {
         "op alone": lambda: op(plain, ITEMS_TAKEN, None, method),

@@ -143,24 +143,26 @@ def host(written: Record) -> str:
 def _crossover(written: Record) -> str:
     about = written["environment"]
     rules = table(
-        ["dtype", "linear where n min(k, n - k) <=", "mean loss", "worst loss", "worst case"],
+        ["dtype", "rule", "mean loss", "worst loss", "worst case"],
         [
             [
                 dtype,
-                f"{rule['linear_work']:,}",
-                f"{rule['mean_loss']:.2f}",
-                f"{rule['worst_loss']:.2f}",
-                rule["worst_case"],
+                name,
+                f"{loss['mean_loss']:.3f}",
+                f"{loss['worst_loss']:.2f}",
+                loss["worst_case"],
             ]
-            for dtype, rule in written["rules"].items()
+            for dtype, rules in written["rules"].items()
+            for name, loss in rules.items()
         ],
     )
     parts = [
         "## Which method `auto` takes\n",
         f"{about['processor']}, {about['cores']} cores, {about['date'][:10]}, load average "
         f"{about['load_average']} before, {about['load_average_after']} after. A loss is the time "
-        'of the method that the rule takes over that of the faster of "contour" and "linear"; the '
-        "mean is geometric over all cells.\n",
+        'of the method that a rule takes over that of the faster of "contour" and "linear"; the '
+        'mean is geometric over all cells. "auto" is the rule of discrete_grad/ops/methods.py; the '
+        "others take one method always.\n",
         rules,
         'Time of "linear" over that of "contour", forward | forward + backward, and the fastest '
         "where that is neither:\n",

@@ -46,6 +46,11 @@ class Mutation:
 CONTOUR = "tests/reference/test_contour.py"
 EXPLICIT = f"{CONTOUR}::test_explicit_product_against_60_digits"
 SEMIRINGS = "tests/reference/test_semirings.py"
+INTERPRETED = "tests/interpreter"
+TRITON = "triton_kernels"
+# The rows of at most 8 items: enough for a wrong factor.
+TILES = f"{INTERPRETED}/test_contour.py -k 'test_fused_rows and n0-8'"
+PARTS = f"{INTERPRETED}/test_contour.py -k 'test_split_rows and n0-8'"
 LIKELIHOOD = "tests/api/test_likelihood.py"
 SIMPLE = "tests/api/test_simple.py"
 ORDER_1 = f"{SIMPLE}::test_order_1_backward_is_the_covariance_times_the_gradient"
@@ -168,6 +173,90 @@ MUTATIONS = (
         "excess = counts - total",
         "excess = (counts - total).detach()",
         INVERSE,
+    ),
+    Mutation(
+        "factor 2 lost in the sums of d",
+        f"{TRITON}/contour_kernels.py",
+        "share = 2.0 * variances * g / (",
+        "share = variances * g / (",
+        TILES,
+    ),
+    Mutation(
+        "im of W D with the wrong sign",
+        f"{TRITON}/contour_kernels.py",
+        "* d_re - pick(dots_im, m)[:, None] * d_im",
+        "* d_re + pick(dots_im, m)[:, None] * d_im",
+        TILES,
+    ),
+    Mutation(
+        "R term without the item's own part",
+        f"{TRITON}/contour_kernels.py",
+        "- r * (correction[:, None] - r * g)",
+        "- r * correction[:, None]",
+        TILES,
+    ),
+    Mutation(
+        "second-order term dropped",
+        f"{TRITON}/contour_kernels.py",
+        "product -= g * (re * square_re - im * square_im)",
+        "product -= 0.0 * (re * square_re - im * square_im)",
+        TILES,
+    ),
+    Mutation(
+        "tau left out of the sums of d",
+        f"{TRITON}/split_vjp_kernels.py",
+        "tl.sum(share, axis=0) * tau, 0.0)",
+        "tl.sum(share, axis=0), 0.0)",
+        PARTS,
+    ),
+    Mutation(
+        "sign of the second-order term",
+        f"{TRITON}/split_vjp_kernels.py",
+        "product -= g * (re * square_re - im * square_im)",
+        "product += g * (re * square_re - im * square_im)",
+        PARTS,
+    ),
+    Mutation(
+        "grad_log_partition doubled",
+        f"{TRITON}/split_vjp_kernels.py",
+        "mu * scale, 0.0)",
+        "2.0 * mu * scale, 0.0)",
+        PARTS,
+    ),
+    Mutation(
+        "sign of the joint term",
+        f"{TRITON}/third_cumulant_kernels.py",
+        "result -= r * joint",
+        "result += r * joint",
+        f"{INTERPRETED}/test_contour.py::test_second_derivatives",
+    ),
+    Mutation(
+        "factor 2 lost in e''",
+        f"{TRITON}/third_cumulant_kernels.py",
+        "p - q - 2.0 * d_re",
+        "p - q - d_re",
+        f"{INTERPRETED}/test_contour.py::test_second_derivatives",
+    ),
+    Mutation(
+        "tangent of the leaves with one sign",
+        f"{TRITON}/linear_kernels.py",
+        "d_node = (0.0 - change, change)",
+        "d_node = (change, change)",
+        f"{INTERPRETED}/test_linear.py -k one_shape",
+    ),
+    Mutation(
+        "p and q swapped in d log q",
+        f"{TRITON}/counts_kernels.py",
+        "gradient = succeeded * p - failed * q",
+        "gradient = succeeded * q - failed * p",
+        f"{INTERPRETED}/test_counts.py",
+    ),
+    Mutation(
+        "second derivative of log q dropped",
+        f"{TRITON}/counts_kernels.py",
+        " - (succeeded + failed) * (q * p) * change",
+        "",
+        f"{INTERPRETED}/test_counts.py",
     ),
     Mutation(
         "factor 2 lost in D",
@@ -379,7 +468,9 @@ class Copy:
         # The script, not `python -m pytest`, which would put the copy's sources on sys.path.
         pytest = Path(sysconfig.get_path("scripts"), "pytest")
         options = ["-q", "--tb=no", "-p", "no:cacheprovider"]
-        done = self.run([str(pytest), *options, *shlex.split(arguments)], self.root)
+        mode = "1" if INTERPRETED in arguments else "0"
+        command = ["env", f"TRITON_INTERPRET={mode}", str(pytest), *options]
+        done = self.run([*command, *shlex.split(arguments)], self.root)
         start = "FAILED "
         lines = [s.removeprefix(start) for s in done.stdout.splitlines() if s.startswith(start)]
         return done.returncode, [line.split(" - ")[0] for line in lines], done.stdout

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ def marginals(logits: Tensor, k: int | Tensor, method: str = "auto") -> tuple[Te
     bound, row_k = routing.row_counts(logits, k)
     if method == "auto":
         known = None if row_k is not None else bound
-        method = methods.choose_method(logits.shape[-1], known, logits.device.type)
+        *batch, n = logits.shape
+        method = methods.choose_method(math.prod(batch), n, known, logits.device.type)
     mu, log_partition, _ = torch.ops.discrete_grad.subset_marginals.default(
         logits, bound, row_k, method
     )

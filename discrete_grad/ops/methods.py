@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-# Work of the linear recursion per row, n min(k, n - k), up to which it beats the contour on a CPU
-# where there are rows to fill the lanes of a vector; for a single row the contour is the faster one
-# almost from the start. bench/crossover.py measures it.
+# The linear recursion of the CPU kernels beats the contour on short rows: up to so many items, and
+# so much work n min(k, n - k), where there are rows to fill the lanes of a vector. What this rule
+# loses is measured by bench/crossover.py.
+_LINEAR_ITEMS = 256
 _LINEAR_WORK = 4096
-
-
+_LINEAR_ROWS = 16
 # The linear recursion of the Triton kernels stays in registers up to about this many items, and so
 # many chosen or left out; beyond, its tree goes through memory. A rule of registers (docs/
 # kernels.md), not yet of measured times.
@@ -16,11 +16,11 @@ _LINEAR_ITEMS_ON_GPU = 32
 _LINEAR_COUNT_ON_GPU = 8
 
 
-def choose_method(n: int, k: int | None, device_type: str) -> str:
-    """ "linear" for small n k, else "contour". ``k`` None: it differs from row to row."""
+def choose_method(rows: int, n: int, k: int | None, device_type: str) -> str:
+    """ "linear" for many rows of small n k, else "contour". ``k`` None: it differs by row."""
     narrow = n // 2 if k is None else min(k, n - k)
     if device_type == "cuda":
-        small = n <= _LINEAR_ITEMS_ON_GPU and narrow <= _LINEAR_COUNT_ON_GPU
+        linear = n <= _LINEAR_ITEMS_ON_GPU and narrow <= _LINEAR_COUNT_ON_GPU
     else:
-        small = n * narrow <= _LINEAR_WORK
-    return "linear" if small else "contour"
+        linear = n <= _LINEAR_ITEMS and n * narrow <= _LINEAR_WORK and rows >= _LINEAR_ROWS
+    return "linear" if linear else "contour"
