@@ -18,14 +18,15 @@ from .split_tilt_kernels import (
     VARIANCE,
     column,
     load_block,
+    span_of,
     tails_of,
 )
 from .tilt import ALL, INVALID, NONE, ORDINARY
 
 __all__ = [
     "TOGETHER",
-    "last_node",
     "load_node",
+    "restore",
     "split_marginals_kernel",
     "split_products_kernel",
     "split_weights_kernel",
@@ -51,8 +52,7 @@ def split_products_kernel(
     A part's record: real parts less 1 [NODES], imaginary parts [NODES], sum of the chosen logits,
     sum of log(1 + e).
     """
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     record = info + row * INFO
     kind = tl.load(record + KIND).to(tl.int32)
     ordinary = kind == ORDINARY
@@ -64,8 +64,6 @@ def split_products_kernel(
     product_im = tl.zeros([NODES], DTYPE)
     chosen = tl.zeros([BLOCK], tl.float64)
     rest = tl.zeros([BLOCK], DTYPE)
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
     offset = start
     while offset < end:
         theta, inside, where = load_block(logits, row, n, offset, end, BLOCK, DTYPE)
@@ -175,6 +173,16 @@ def last_node(state, ordinary, WIDTH: tl.constexpr, NODES: tl.constexpr):
     return tl.max(tl.where((re != 0) | (im != 0), node + 1, 0), axis=0)
 
 
+@triton.jit
+def restore(saved, WIDTH: tl.constexpr, NODES: tl.constexpr):
+    """(s, s or 0, whether there is anything to integrate, M, the last node) from a row's state."""
+    s = tl.load(saved)
+    ordinary = tl.abs(s) < float("inf")
+    total = tl.where(ordinary, tl.load(saved + 1), 1.0).to(tl.int32)
+    last = last_node(saved, ordinary, WIDTH, NODES)
+    return s, tl.where(ordinary, s, 0.0), ordinary, total, last
+
+
 @triton.jit(do_not_specialize=["n", "span"])
 def split_marginals_kernel(
     logits,
@@ -189,19 +197,13 @@ def split_marginals_kernel(
     DTYPE: tl.constexpr,
 ):
     """Marginals from the node weights, item by item."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     saved = state + row * WIDTH
-    s = tl.load(saved)
-    ordinary = tl.abs(s) < float("inf")
-    total = tl.where(ordinary, tl.load(saved + 1), 1.0).to(tl.int32)
-    last = last_node(saved, ordinary, WIDTH, NODES)
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
+    s, tilt, ordinary, total, last = restore(saved, WIDTH, NODES)
     offset = start
     while offset < end:
         theta, inside, where = load_block(logits, row, n, offset, end, BLOCK, DTYPE)
-        tails = tails_of(theta, tl.where(ordinary, s, 0.0))
+        tails = tails_of(theta, tilt)
         q, variances, delta = unpack(tails)
         r = tails * 0.0
         m = 1

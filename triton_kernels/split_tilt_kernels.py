@@ -18,6 +18,7 @@ __all__ = [
     "INFO",
     "column",
     "load_block",
+    "span_of",
     "split_finish_tilt_kernel",
     "split_start_kernel",
     "split_summary_kernel",
@@ -39,6 +40,14 @@ TILT: tl.constexpr = tl.constexpr(7)  # rounded to the dtype of the items
 DONE: tl.constexpr = tl.constexpr(8)
 VARIANCE: tl.constexpr = tl.constexpr(9)
 TURNS: tl.constexpr = tl.constexpr(10)  # items with q > 1/2, less k
+
+
+@triton.jit
+def span_of(span, n, P: tl.constexpr):
+    """(program, row, first item, end) of the part of a row that this program has."""
+    pid = tl.program_id(0).to(tl.int64)
+    start = (pid % P) * span
+    return pid, pid // P, start, tl.minimum(start + span, n)
 
 
 @triton.jit
@@ -69,10 +78,7 @@ def split_summary_kernel(
     logits, partial, n, span, P: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr
 ):
     """What is known of a row before any tilt, by part: counts, extremes, mean and spread."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
+    pid, row, start, end = span_of(span, n, P)
     infinity = float("inf")
     origin = tl.load(logits + row * n).to(DTYPE)
     origin = tl.where(tl.abs(origin) < infinity, origin, 0.0)  # the mean is only a first guess
@@ -203,12 +209,9 @@ def split_sums_kernel(
     logits, info, partial, n, span, P: tl.constexpr, BLOCK: tl.constexpr, DTYPE: tl.constexpr
 ):
     """Sums at the present tilt, by part; nothing where the search of the row is over."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     if tl.load(info + row * INFO + DONE) == 0:
         s = tl.load(info + row * INFO + TILT).to(DTYPE)
-        start = (pid % P) * span
-        end = tl.minimum(start + span, n)
         excess, variance, above = sum_span(logits, row, n, s, start, end, BLOCK, DTYPE)
         tl.store(partial + pid * 8, excess)
         tl.store(partial + pid * 8 + 1, variance)

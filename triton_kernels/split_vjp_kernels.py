@@ -9,8 +9,8 @@ import triton.language as tl
 
 from .contour_kernels import NO_VARIANCE, unpack
 from .device_math import complex_product
-from .split_kernels import TOGETHER, last_node, load_node
-from .split_tilt_kernels import column, load_block, tails_of
+from .split_kernels import TOGETHER, load_node, restore
+from .split_tilt_kernels import column, load_block, span_of, tails_of
 
 __all__ = [
     "split_dots_kernel",
@@ -34,14 +34,11 @@ def split_means_kernel(
     DTYPE: tl.constexpr,
 ):
     """sum q p g and V at the tilt, by part."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     s = tl.load(state + row * WIDTH)
     s = tl.where(tl.abs(s) < float("inf"), s, 0.0)
     total = tl.zeros([BLOCK], DTYPE)
     variance = tl.zeros([BLOCK], DTYPE)
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
     offset = start
     while offset < end:
         theta, inside, where = load_block(logits, row, n, offset, end, BLOCK, DTYPE)
@@ -78,23 +75,17 @@ def split_dots_kernel(
     DTYPE: tl.constexpr,
 ):
     """D_m = sum (g - centre) d_m, by part: real parts [NODES], imaginary parts [NODES]."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     saved = state + row * WIDTH
-    s = tl.load(saved)
-    ordinary = tl.abs(s) < float("inf")
-    total = tl.where(ordinary, tl.load(saved + 1), 1.0).to(tl.int32)
-    last = last_node(saved, ordinary, WIDTH, NODES)
+    s, tilt, ordinary, total, last = restore(saved, WIDTH, NODES)
     centre, variance = mean_of_parts(means, row, P)
     node = tl.arange(0, NODES)
     dot_re = tl.zeros([NODES], DTYPE)
     dot_im = tl.zeros([NODES], DTYPE)
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
     offset = start
     while offset < end:
         theta, inside, where = load_block(logits, row, n, offset, end, BLOCK, DTYPE)
-        q, variances, delta = unpack(tails_of(theta, tl.where(ordinary, s, 0.0)))
+        q, variances, delta = unpack(tails_of(theta, tilt))
         g = tl.load(grad + where, mask=inside, other=0.0).to(DTYPE) - centre.to(DTYPE)
         scaled = tl.where(variances > 0, 2.0 * variances * g, 0.0)
         m = 1
@@ -166,14 +157,10 @@ def split_gradient_kernel(
     DTYPE: tl.constexpr,
 ):
     """Cov g + c mu, item by item."""
-    pid = tl.program_id(0).to(tl.int64)
-    row = pid // P
+    pid, row, start, end = span_of(span, n, P)
     saved = state + row * WIDTH
-    s = tl.load(saved)
-    ordinary = tl.abs(s) < float("inf")
-    total = tl.where(ordinary, tl.load(saved + 1), 1.0).to(tl.int32)
-    last = last_node(saved, ordinary, WIDTH, NODES)
-    scale = tl.where(ordinary, s, 0.0) * 0.0
+    s, tilt, ordinary, total, last = restore(saved, WIDTH, NODES)
+    scale = tilt * 0.0
     if grad_log_partition is not None:
         scale = tl.load(grad_log_partition + row).to(DTYPE)
     if grad_marginals is not None:
@@ -181,12 +168,10 @@ def split_gradient_kernel(
         correction = tl.load(record + 2 * NODES)
         centre = tl.load(record + 2 * NODES + 1)
         random = ordinary & (tl.load(record + 2 * NODES + 2) > NO_VARIANCE)
-    start = (pid % P) * span
-    end = tl.minimum(start + span, n)
     offset = start
     while offset < end:
         theta, inside, where = load_block(logits, row, n, offset, end, BLOCK, DTYPE)
-        q, variances, delta = unpack(tails_of(theta, tl.where(ordinary, s, 0.0)))
+        q, variances, delta = unpack(tails_of(theta, tilt))
         twice = 2.0 * variances
         r = q * 0.0
         product = q * 0.0

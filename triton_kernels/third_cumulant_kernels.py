@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .contour_kernels import NO_VARIANCE
 from .device_math import complex_product, is_negative
-from .split_kernels import last_node, load_node
+from .split_kernels import load_node, restore
 from .split_tilt_kernels import load_block, tails_of
 
 __all__ = ["third_cumulant_kernel"]
@@ -74,11 +74,7 @@ def third_cumulant_kernel(
     row = tl.program_id(0).to(tl.int64)
     saved = state + row * WIDTH
     record = sums + row * NODES * SUMS
-    s = tl.load(saved)
-    ordinary = tl.abs(s) < float("inf")
-    s = tl.where(ordinary, s, 0.0)
-    total = tl.where(ordinary, tl.load(saved + 1), 1.0).to(tl.int32)
-    last = last_node(saved, ordinary, WIDTH, NODES)
+    s, tilt, ordinary, total, last = restore(saved, WIDTH, NODES)
 
     variance = tl.zeros([BLOCK], tl.float64)
     centre_a = tl.zeros([BLOCK], tl.float64)
@@ -87,7 +83,7 @@ def third_cumulant_kernel(
     offset = 0
     while offset < n:
         theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, s))
+        q, p = probabilities(tails_of(theta, tilt))
         u, v = load_pair(a, b, where, inside, q * p > 0)
         variance += q * p
         centre_a += q * p * u
@@ -103,7 +99,7 @@ def third_cumulant_kernel(
     offset = 0
     while offset < n:
         theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, s))
+        q, p = probabilities(tails_of(theta, tilt))
         u, v = load_pair(a, b, where, inside, q * p > 0)
         product += q * p * (u - mean_a) * (v - mean_b)
         offset += BLOCK
@@ -124,7 +120,7 @@ def third_cumulant_kernel(
         offset = 0
         while offset < n:
             theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-            q, p = probabilities(tails_of(theta, s))
+            q, p = probabilities(tails_of(theta, tilt))
             u, v = load_pair(a, b, where, inside, q * p > 0)
             u -= mean_a
             v -= mean_b
@@ -158,7 +154,7 @@ def third_cumulant_kernel(
     offset = 0
     while offset < n:
         theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, s))
+        q, p = probabilities(tails_of(theta, tilt))
         u, v = load_pair(a, b, where, inside, q * p > 0)
         u -= mean_a
         v -= mean_b
@@ -192,6 +188,6 @@ def third_cumulant_kernel(
             m += 1
         result -= r * joint
         result = tl.where(random & (q * p > 0), result, 0.0)
-        result = tl.where(tl.load(saved) != tl.load(saved), float("nan"), result)
+        result = tl.where(s == s, result, float("nan"))
         tl.store(out + where, result, mask=inside)
         offset += BLOCK

@@ -93,3 +93,19 @@ def check_row(
     # Forced items have marginal 1 but do not enter log Z: its gradient there is 0.
     slope = np.where(np.isposinf(case.logits), 0.0, marginals)
     check(label + "gradient of log_partition", got.log_partition_grad, slope, tolerance)
+
+
+def check_rows(cases: tuple[Case, ...], got: Result, dtype: torch.dtype, method: str) -> None:
+    """A batch of ``padded(cases)``: each row against the oracle, and its padding exactly 0."""
+    for row, case in enumerate(cases):
+        n = len(case.logits)
+        exact = oracle.subset_cached(case.logits, case.k, case.grad)
+        one = Result(
+            got.marginals[row, :n],
+            got.log_partition[row],
+            got.vjp[row, :n],
+            got.log_partition_grad[row, :n],
+        )
+        check_row(case, exact, one, dtype, method)
+        padding = np.stack([v[row, n:] for v in (got.marginals, got.vjp, got.log_partition_grad)])
+        assert not padding.any(), f"{case.id}: an excluded item is not exactly 0"

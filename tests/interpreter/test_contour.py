@@ -13,8 +13,7 @@ import discrete_grad as dg
 from discrete_grad import reference
 from discrete_grad.triton_kernels import blocks, contour, marginals, split
 from discrete_grad.triton_kernels.rows import cdiv
-from tests import oracle
-from tests.accuracy.evaluate import Result, check, check_row, evaluate
+from tests.accuracy.evaluate import check, check_rows, evaluate
 from tests.cases import CASES, FLOAT32_CASES, padded
 from tests.tolerances import bound
 
@@ -32,16 +31,7 @@ def cases_of(dtype, bucket, stride):
 def check_batch(cases, dtype):
     logits, k, grad = padded(cases)
     got = evaluate(logits, k, grad, dtype, "contour")
-    for row, case in enumerate(cases):
-        n = len(case.logits)
-        exact = oracle.subset_cached(case.logits, case.k, case.grad)
-        one = Result(
-            got.marginals[row, :n],
-            got.log_partition[row],
-            got.vjp[row, :n],
-            got.log_partition_grad[row, :n],
-        )
-        check_row(case, exact, one, dtype, "contour")
+    check_rows(cases, got, dtype, "contour")
 
 
 @pytest.fixture
