@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -41,56 +43,45 @@ def _scratch(rows: Rows, *shape: int) -> Tensor:
     return torch.empty(rows.count, *shape, dtype=torch.float64, device=rows.logits.device)
 
 
+def _by_part(kernel: Any, rows: Rows, split: Split, *args: Tensor | None, **constants: Any) -> None:
+    """Starts a program for each part of each row."""
+    launch(
+        kernel,
+        rows.count * split.parts,
+        rows.logits,
+        *args,
+        rows.n,
+        split.span,
+        num_warps=split.num_warps,
+        max_registers=255,
+        P=split.parts,
+        BLOCK=split.block,
+        DTYPE=rows.tl_dtype,
+        **constants,
+    )
+
+
+def _by_row(kernel: Any, rows: Rows, split: Split, *args: Any, **constants: Any) -> None:
+    """Starts a program for each row, which puts its parts together."""
+    launch(kernel, rows.count, *args, num_warps=4, P=split.parts, DTYPE=rows.tl_dtype, **constants)
+
+
 def _solve_tilts(rows: Rows, split: Split) -> Tensor:
     """The records ``info`` of all rows, with their tilts found."""
     info = _scratch(rows, INFO.value)
     partial = _scratch(rows, split.parts, 8)
-    blocks = {"P": split.parts, "BLOCK": split.block, "DTYPE": rows.tl_dtype}
-    per_row = {"P": split.parts, "DTYPE": rows.tl_dtype}
-    programs = rows.count * split.parts
-    warps = split.num_warps
-    launch(
-        split_summary_kernel,
-        programs,
-        rows.logits,
-        partial,
-        rows.n,
-        split.span,
-        num_warps=warps,
-        max_registers=255,
-        **blocks,
-    )
-    launch(
-        split_start_kernel,
-        rows.count,
-        rows.row_k,
-        partial,
-        info,
-        rows.k,
-        num_warps=4,
-        **per_row,
-    )
+    _by_part(split_summary_kernel, rows, split, partial)
+    _by_row(split_start_kernel, rows, split, rows.row_k, partial, info, rows.k)
     for _ in range(_STEPS):
-        launch(
-            split_sums_kernel,
-            programs,
-            rows.logits,
-            info,
-            partial,
-            rows.n,
-            split.span,
-            num_warps=warps,
-            max_registers=255,
-            **blocks,
-        )
-        launch(split_tilt_step_kernel, rows.count, info, partial, num_warps=4, **per_row)
+        _by_part(split_sums_kernel, rows, split, info, partial)
+        _by_row(split_tilt_step_kernel, rows, split, info, partial)
     launch(
         split_finish_tilt_kernel,
         rows.count,
         rows.logits,
         info,
         rows.n,
-        num_warps=warps,
+        num_warps=split.num_warps,
         max_registers=255,
         BLOCK=split.block,
         DTYPE=rows.tl_dtype,
@@ -105,54 +96,22 @@ def forward(
     split = split_row(rows.n, rows.count, rows.dtype)
     nodes = nodes_room(rows.dtype)
     width = STATE_WIDTH[rows.dtype]
-    programs = rows.count * split.parts
     info = _solve_tilts(rows, split)
     partial = _scratch(rows, split.parts, 2 * nodes + 2)
-    launch(
-        split_products_kernel,
-        programs,
-        rows.logits,
-        info,
-        partial,
-        rows.n,
-        split.span,
-        num_warps=split.num_warps,
-        max_registers=255,
-        P=split.parts,
-        BLOCK=split.block,
-        NODES=nodes,
-        DTYPE=rows.tl_dtype,
-    )
-    launch(
+    _by_part(split_products_kernel, rows, split, info, partial, NODES=nodes)
+    _by_row(
         split_weights_kernel,
-        rows.count,
+        rows,
+        split,
         info,
         partial,
         log_partition,
         state,
-        num_warps=4,
-        P=split.parts,
         NODES=nodes,
         WIDTH=width,
-        DTYPE=rows.tl_dtype,
     )
     if marginals is not None:
-        launch(
-            split_marginals_kernel,
-            programs,
-            rows.logits,
-            state,
-            marginals,
-            rows.n,
-            split.span,
-            num_warps=split.num_warps,
-            max_registers=255,
-            P=split.parts,
-            BLOCK=split.block,
-            NODES=nodes,
-            WIDTH=width,
-            DTYPE=rows.tl_dtype,
-        )
+        _by_part(split_marginals_kernel, rows, split, state, marginals, NODES=nodes, WIDTH=width)
 
 
 def vjp(
@@ -166,8 +125,6 @@ def vjp(
     split = split_row(rows.n, rows.count, rows.dtype)
     nodes = nodes_room(rows.dtype)
     width = STATE_WIDTH[rows.dtype]
-    programs = rows.count * split.parts
-    blocks = {"P": split.parts, "BLOCK": split.block, "WIDTH": width, "DTYPE": rows.tl_dtype}
     weights = None
     if grad_marginals is not None:
         means = _scratch(rows, split.parts, 2)
@@ -175,60 +132,38 @@ def vjp(
         weights = torch.empty(
             rows.count, 2 * nodes + 3, dtype=rows.dtype, device=rows.logits.device
         )
-        launch(
-            split_means_kernel,
-            programs,
-            rows.logits,
-            state,
-            grad_marginals,
-            means,
-            rows.n,
-            split.span,
-            num_warps=split.num_warps,
-            max_registers=255,
-            **blocks,
-        )
-        launch(
+        _by_part(split_means_kernel, rows, split, state, grad_marginals, means, WIDTH=width)
+        _by_part(
             split_dots_kernel,
-            programs,
-            rows.logits,
+            rows,
+            split,
             state,
             grad_marginals,
             means,
             partial,
-            rows.n,
-            split.span,
-            num_warps=split.num_warps,
-            max_registers=255,
             NODES=nodes,
-            **blocks,
+            WIDTH=width,
         )
-        launch(
+        _by_row(
             split_vjp_weights_kernel,
-            rows.count,
+            rows,
+            split,
             state,
             means,
             partial,
             weights,
-            num_warps=4,
-            P=split.parts,
             NODES=nodes,
             WIDTH=width,
-            DTYPE=rows.tl_dtype,
         )
-    launch(
+    _by_part(
         split_gradient_kernel,
-        programs,
-        rows.logits,
+        rows,
+        split,
         state,
         grad_marginals,
         grad_log_partition,
         weights,
         grad_logits,
-        rows.n,
-        split.span,
-        num_warps=split.num_warps,
-        max_registers=255,
         NODES=nodes,
-        **blocks,
+        WIDTH=width,
     )

@@ -19,19 +19,22 @@ SUMS: tl.constexpr = tl.constexpr(6)  # numbers kept per node
 
 
 @triton.jit
-def load_pair(a, b, where, inside, random):
-    """Both vectors as float64, 0 where the item is certain."""
-    first = tl.load(a + where, mask=inside, other=0.0).to(tl.float64)
-    second = tl.load(b + where, mask=inside, other=0.0).to(tl.float64)
-    return tl.where(random, first, 0.0), tl.where(random, second, 0.0)
-
-
-@triton.jit
 def probabilities(tails):
     """(q, p) of signed tails, each with its relative accuracy."""
     above = is_negative(tails)
     w = tl.abs(tails)
     return tl.where(above, 1.0 - w, w), tl.where(above, w, 1.0 - w)
+
+
+@triton.jit
+def load_items(logits, a, b, row, n, offset, tilt, BLOCK: tl.constexpr):
+    """(q, p, a, b, mask, positions) of a block of items; a and b are 0 where one is certain."""
+    theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
+    q, p = probabilities(tails_of(theta, tilt))
+    first = tl.load(a + where, mask=inside, other=0.0).to(tl.float64)
+    second = tl.load(b + where, mask=inside, other=0.0).to(tl.float64)
+    random = q * p > 0
+    return q, p, tl.where(random, first, 0.0), tl.where(random, second, 0.0), inside, where
 
 
 @triton.jit
@@ -82,9 +85,7 @@ def third_cumulant_kernel(
     product = tl.zeros([BLOCK], tl.float64)
     offset = 0
     while offset < n:
-        theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, tilt))
-        u, v = load_pair(a, b, where, inside, q * p > 0)
+        q, p, u, v, inside, where = load_items(logits, a, b, row, n, offset, tilt, BLOCK)
         variance += q * p
         centre_a += q * p * u
         centre_b += q * p * v
@@ -98,9 +99,7 @@ def third_cumulant_kernel(
     # At t = 0, where d = 0, e' is q p.
     offset = 0
     while offset < n:
-        theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, tilt))
-        u, v = load_pair(a, b, where, inside, q * p > 0)
+        q, p, u, v, inside, where = load_items(logits, a, b, row, n, offset, tilt, BLOCK)
         product += q * p * (u - mean_a) * (v - mean_b)
         offset += BLOCK
     origin_ab = tl.sum(product, axis=0)
@@ -119,9 +118,7 @@ def third_cumulant_kernel(
         ab_im = tl.zeros([BLOCK], tl.float64)
         offset = 0
         while offset < n:
-            theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-            q, p = probabilities(tails_of(theta, tilt))
-            u, v = load_pair(a, b, where, inside, q * p > 0)
+            q, p, u, v, inside, where = load_items(logits, a, b, row, n, offset, tilt, BLOCK)
             u -= mean_a
             v -= mean_b
             d_re, d_im, first_re, first_im, second_re, second_im = node_derivatives(q, p, tau)
@@ -153,9 +150,7 @@ def third_cumulant_kernel(
 
     offset = 0
     while offset < n:
-        theta, inside, where = load_block(logits, row, n, offset, n, BLOCK, tl.float64)
-        q, p = probabilities(tails_of(theta, tilt))
-        u, v = load_pair(a, b, where, inside, q * p > 0)
+        q, p, u, v, inside, where = load_items(logits, a, b, row, n, offset, tilt, BLOCK)
         u -= mean_a
         v -= mean_b
         r = q * 0.0

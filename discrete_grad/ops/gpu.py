@@ -17,7 +17,6 @@ import torch
 from discrete_grad import backends
 from discrete_grad.ops import library
 
-# The forward pass of simple is the sampler, which the C++ library registers for every device.
 _OPS = [schema.partition("(")[0] for schema in library.schemas()]
 
 
@@ -36,5 +35,6 @@ def _serve(name: str, *args: Any) -> Any:
 
 
 for _name in _OPS:
+    # The C++ library registers the forward pass of simple, the sampler, for every device.
     if not (backends.extension_loaded and _name == "simple"):
         torch.library.impl(f"discrete_grad::{_name}", "CUDA", functools.partial(_serve, _name))
