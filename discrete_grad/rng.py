@@ -17,8 +17,8 @@ from discrete_grad import checks
 _SEED_BOUND = 2**62
 
 
-def seed_for(logits: Tensor, generator: torch.Generator | None) -> Tensor:
-    """A seed, int64 [1] on the device of ``logits``, uniform on [0, 2^62).
+def seed_on(device: torch.device, generator: torch.Generator | None) -> Tensor:
+    """A seed, int64 [1] on ``device``, uniform on [0, 2^62).
 
     Drawn from ``generator``, or where it is None from the default generator of the device. Advances
     that generator by one draw, whatever the size of the sample to come.
@@ -28,8 +28,13 @@ def seed_for(logits: Tensor, generator: torch.Generator | None) -> Tensor:
         ValueError: ``generator`` lives on another device.
     """
     if generator is None:  # its own call: torch.compile traces no Generator argument
-        return torch.randint(0, _SEED_BOUND, (1,), dtype=torch.int64, device=logits.device)
-    checks.generator(generator, logits.device)
+        return torch.randint(0, _SEED_BOUND, (1,), dtype=torch.int64, device=device)
+    checks.generator(generator, device)
     return torch.randint(
-        0, _SEED_BOUND, (1,), generator=generator, dtype=torch.int64, device=logits.device
+        0, _SEED_BOUND, (1,), generator=generator, dtype=torch.int64, device=device
     )
+
+
+def seed_for(logits: Tensor, generator: torch.Generator | None) -> Tensor:
+    """``seed_on`` the device of ``logits``."""
+    return seed_on(logits.device, generator)

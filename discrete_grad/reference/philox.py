@@ -80,7 +80,7 @@ def uniform(
     Args:
         seed: int64 tensor with one element.
         row: int64, the index of the (sample, row) pair.
-        purpose: in [0, 256): 0 splits in the tree, 1 items, 2 acceptance.
+        purpose: in [0, 256): 0 splits in the tree, 1 items, 2 acceptance, 3 perturbation noise.
         round: in [0, 2^24): ``level << 16 | rejection``.
         position: int64, broadcasts with ``row``.
         dtype: of the result.
