@@ -187,6 +187,27 @@ struct CountLogProbVjpBackwardFunction : Function<CountLogProbVjpBackwardFunctio
   }
 };
 
+struct PerturbedTopkDifferenceFunction : Function<PerturbedTopkDifferenceFunction> {
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& logits,
+                               const at::Tensor& grad, c10::SymInt k,
+                               const std::optional<at::Tensor>& row_k,
+                               const std::optional<at::Tensor>& quantiles, const at::Tensor& step,
+                               double left_alpha, double left_temperature, double right_alpha,
+                               double right_temperature, bool symmetric, const at::Tensor& seed) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    auto [difference, nonzeros] = ops::perturbed_topk_difference(
+        logits, grad, std::move(k), row_k, quantiles, step, left_alpha, left_temperature,
+        right_alpha, right_temperature, symmetric, seed);
+    ctx->mark_non_differentiable({nonzeros});
+    return {difference, nonzeros};
+  }
+  static variable_list backward(AutogradContext*, variable_list) {
+    TORCH_CHECK_NOT_IMPLEMENTED(false,
+                                "perturbed_topk_difference is piecewise constant in its arguments: "
+                                "the estimators of perturb-and-MAP have no second derivative");
+  }
+};
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
     const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
     c10::string_view method) {
@@ -214,7 +235,7 @@ at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<a
   return SimpleFunction::apply(logits, std::move(k), row_k, std::move(num_samples), seed);
 }
 
-// Without the gradient estimator a subset has no derivative.
+// Without a gradient estimator a subset, perturbed or exactly drawn, has no derivative.
 at::Tensor subset_sample(const at::Tensor& logits, c10::SymInt k,
                          const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
                          const at::Tensor& seed) {
@@ -226,6 +247,41 @@ at::Tensor subset_sample_indices(const at::Tensor& logits, c10::SymInt k, c10::S
                                  const at::Tensor& seed) {
   at::AutoDispatchBelowADInplaceOrView guard;
   return ops::subset_sample_indices(logits, std::move(k), std::move(num_samples), seed);
+}
+
+at::Tensor perturbation_noise(c10::SymInt rows, c10::SymInt n,
+                              const std::optional<at::Tensor>& quantiles, const at::Tensor& seed,
+                              at::ScalarType dtype) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return ops::perturbation_noise(std::move(rows), std::move(n), quantiles, seed, dtype);
+}
+
+at::Tensor perturbed_topk(const at::Tensor& logits, c10::SymInt k,
+                          const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
+                          const std::optional<at::Tensor>& quantiles, double temperature,
+                          const at::Tensor& seed) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return ops::perturbed_topk(logits, std::move(k), row_k, std::move(num_samples), quantiles,
+                             temperature, seed);
+}
+
+at::Tensor perturbed_topk_indices(const at::Tensor& logits, c10::SymInt k, c10::SymInt num_samples,
+                                  const std::optional<at::Tensor>& quantiles, double temperature,
+                                  const at::Tensor& seed) {
+  at::AutoDispatchBelowADInplaceOrView guard;
+  return ops::perturbed_topk_indices(logits, std::move(k), std::move(num_samples), quantiles,
+                                     temperature, seed);
+}
+
+std::tuple<at::Tensor, at::Tensor> perturbed_topk_difference(
+    const at::Tensor& logits, const at::Tensor& grad, c10::SymInt k,
+    const std::optional<at::Tensor>& row_k, const std::optional<at::Tensor>& quantiles,
+    const at::Tensor& step, double left_alpha, double left_temperature, double right_alpha,
+    double right_temperature, bool symmetric, const at::Tensor& seed) {
+  auto results = PerturbedTopkDifferenceFunction::apply(
+      logits, grad, std::move(k), row_k, quantiles, step, left_alpha, left_temperature, right_alpha,
+      right_temperature, symmetric, seed);
+  return {results[0], results[1]};
 }
 
 at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count) {
@@ -262,6 +318,10 @@ TORCH_LIBRARY_IMPL(discrete_grad, Autograd, m) {
   m.impl("subset_sample", TORCH_FN(subset_sample));
   m.impl("subset_sample_indices", TORCH_FN(subset_sample_indices));
   m.impl("simple", TORCH_FN(simple));
+  m.impl("perturbation_noise", TORCH_FN(perturbation_noise));
+  m.impl("perturbed_topk", TORCH_FN(perturbed_topk));
+  m.impl("perturbed_topk_indices", TORCH_FN(perturbed_topk_indices));
+  m.impl("perturbed_topk_difference", TORCH_FN(perturbed_topk_difference));
   m.impl("count_log_prob", TORCH_FN(count_log_prob));
   m.impl("count_log_prob_vjp", TORCH_FN(count_log_prob_vjp));
   m.impl("count_log_prob_vjp_backward", TORCH_FN(count_log_prob_vjp_backward));

@@ -52,4 +52,28 @@ std::tuple<at::Tensor, at::Tensor> count_log_prob_vjp_backward(const at::Tensor&
                                                                const at::Tensor& grad,
                                                                const at::Tensor& tangent);
 
+// The noise of `rows` rows of n items, [rows, n]; without quantiles Gumbel.
+at::Tensor perturbation_noise(c10::SymInt rows, c10::SymInt n,
+                              const std::optional<at::Tensor>& quantiles, const at::Tensor& seed,
+                              at::ScalarType dtype);
+
+// The k largest of logits + temperature * noise, k-hot [num_samples, ..., n].
+at::Tensor perturbed_topk(const at::Tensor& logits, c10::SymInt k,
+                          const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
+                          const std::optional<at::Tensor>& quantiles, double temperature,
+                          const at::Tensor& seed);
+
+// Their indices [num_samples, ..., k], ascending.
+at::Tensor perturbed_topk_indices(const at::Tensor& logits, c10::SymInt k, c10::SymInt num_samples,
+                                  const std::optional<at::Tensor>& quantiles, double temperature,
+                                  const at::Tensor& seed);
+
+// The mean over samples of the difference between two perturbed selections (the gradient of I-MLE),
+// [..., n], and how many entries differ in all samples, [...].
+std::tuple<at::Tensor, at::Tensor> perturbed_topk_difference(
+    const at::Tensor& logits, const at::Tensor& grad, c10::SymInt k,
+    const std::optional<at::Tensor>& row_k, const std::optional<at::Tensor>& quantiles,
+    const at::Tensor& step, double left_alpha, double left_temperature, double right_alpha,
+    double right_temperature, bool symmetric, const at::Tensor& seed);
+
 }  // namespace dg::ops

@@ -67,8 +67,34 @@ at::Tensor
 std::tuple<at::Tensor, at::Tensor> count_log_prob_vjp_backward(const at::Tensor& logits,
                                                                c10::SymInt max_count,
                                                                const at::Tensor& grad,
-                                                               const at::Tensor& tangent) {
-  DG_CALL(count_log_prob_vjp_backward, logits, std::move(max_count), grad, tangent)
+                                                               const at::Tensor& tangent){
+    DG_CALL(count_log_prob_vjp_backward, logits, std::move(max_count), grad, tangent)}
+
+at::Tensor
+    perturbation_noise(c10::SymInt rows, c10::SymInt n, const std::optional<at::Tensor>& quantiles,
+                       const at::Tensor& seed, at::ScalarType dtype){
+        DG_CALL(perturbation_noise, std::move(rows), std::move(n), quantiles, seed, dtype)}
+
+at::Tensor
+    perturbed_topk(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
+                   c10::SymInt num_samples, const std::optional<at::Tensor>& quantiles,
+                   double temperature, const at::Tensor& seed){
+        DG_CALL(perturbed_topk, logits, std::move(k), row_k, std::move(num_samples), quantiles,
+                temperature, seed)}
+
+at::Tensor perturbed_topk_indices(const at::Tensor& logits, c10::SymInt k, c10::SymInt num_samples,
+                                  const std::optional<at::Tensor>& quantiles, double temperature,
+                                  const at::Tensor& seed){
+    DG_CALL(perturbed_topk_indices, logits, std::move(k), std::move(num_samples), quantiles,
+            temperature, seed)}
+
+std::tuple<at::Tensor, at::Tensor> perturbed_topk_difference(
+    const at::Tensor& logits, const at::Tensor& grad, c10::SymInt k,
+    const std::optional<at::Tensor>& row_k, const std::optional<at::Tensor>& quantiles,
+    const at::Tensor& step, double left_alpha, double left_temperature, double right_alpha,
+    double right_temperature, bool symmetric, const at::Tensor& seed) {
+  DG_CALL(perturbed_topk_difference, logits, grad, std::move(k), row_k, quantiles, step, left_alpha,
+          left_temperature, right_alpha, right_temperature, symmetric, seed)
 }
 
 #undef DG_CALL

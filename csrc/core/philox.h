@@ -17,7 +17,7 @@
 namespace dg {
 
 // What a random word is used for: the low 8 bits of the last counter word.
-enum class Purpose : uint32_t { kTreeSplit = 0, kItemDraw = 1, kAcceptance = 2 };
+enum class Purpose : uint32_t { kTreeSplit = 0, kItemDraw = 1, kAcceptance = 2, kPerturbation = 3 };
 
 struct PhiloxBlock {
   uint32_t word[4];

@@ -15,15 +15,18 @@
 namespace dg {
 
 // What is known of a row before any tilt: over the items that are neither -inf nor +inf ("live").
-struct RowSummary {
+// Real: double; a GPU, where that is slow, searches the tilts of short float rows in float.
+template <class Real>
+struct BasicRowSummary {
   int64_t live = 0;
   int64_t forced = 0;  // +inf
   bool has_nan = false;
-  double smallest = 0.0;
-  double largest = 0.0;
-  double mean = 0.0;
-  double variance = 0.0;
+  Real smallest = 0;
+  Real largest = 0;
+  Real mean = 0;
+  Real variance = 0;
 };
+using RowSummary = BasicRowSummary<double>;
 
 enum class RowKind {
   kOrdinary,  // 0 < k - forced < live
@@ -32,7 +35,8 @@ enum class RowKind {
   kInvalid,   // NaN, or k outside [forced, forced + live]
 };
 
-DG_INLINE RowKind row_kind(const RowSummary& row, int64_t k) {
+template <class Real>
+DG_INLINE RowKind row_kind(const BasicRowSummary<Real>& row, int64_t k) {
   const int64_t target = k - row.forced;
   if (row.has_nan || target < 0 || target > row.live) return RowKind::kInvalid;
   if (target == 0) return RowKind::kNone;
@@ -40,25 +44,28 @@ DG_INLINE RowKind row_kind(const RowSummary& row, int64_t k) {
   return RowKind::kOrdinary;
 }
 
-struct Tilt {
-  double target = 0.0;  // live items to choose
-  double live = 0.0;
-  double target_logit = 0.0;
-  double lower = 0.0;
-  double upper = 0.0;
-  double value = 0.0;
+template <class Real>
+struct BasicTilt {
+  Real target = 0;  // live items to choose
+  Real live = 0;
+  Real target_logit = 0;
+  Real lower = 0;
+  Real upper = 0;
+  Real value = 0;
 };
+using Tilt = BasicTilt<double>;
 
 // The bracket holds because every sigmoid is on one side of target / live at its ends. The first
 // guess treats the logits as normal: E sigmoid(m + sqrt(v) Z) ~= sigmoid(m / sqrt(1 + pi v / 8)).
-DG_INLINE Tilt tilt_start(const RowSummary& row, int64_t target) {
-  Tilt tilt;
-  tilt.target = static_cast<double>(target);
-  tilt.live = static_cast<double>(row.live);
+template <class Real>
+DG_INLINE BasicTilt<Real> tilt_start(const BasicRowSummary<Real>& row, int64_t target) {
+  BasicTilt<Real> tilt;
+  tilt.target = static_cast<Real>(target);
+  tilt.live = static_cast<Real>(row.live);
   tilt.target_logit = std::log(tilt.target / (tilt.live - tilt.target));
   tilt.lower = tilt.target_logit - row.largest;
   tilt.upper = tilt.target_logit - row.smallest;
-  const double widening = std::sqrt(1.0 + row.variance * 0.39269908169872414);
+  const Real widening = std::sqrt(Real(1) + row.variance * Real(0.39269908169872414));
   tilt.value = tilt.target_logit * widening - row.mean;
   if (!(tilt.value >= tilt.lower)) tilt.value = tilt.lower;
   if (!(tilt.value <= tilt.upper)) tilt.value = tilt.upper;
@@ -66,26 +73,28 @@ DG_INLINE Tilt tilt_start(const RowSummary& row, int64_t target) {
 }
 
 // One safeguarded Newton step from the sums at tilt.value: `excess` = sum q - k, V = sum q (1 - q).
-DG_INLINE void tilt_step(Tilt& tilt, double excess, double variance) {
-  if (excess > 0.0) {
+template <class Real>
+DG_INLINE void tilt_step(BasicTilt<Real>& tilt, Real excess, Real variance) {
+  if (excess > Real(0)) {
     tilt.upper = tilt.value;
   } else {
     tilt.lower = tilt.value;
   }
-  const double sum = tilt.target + excess;
-  const double rest = tilt.live - sum;
-  double next = tilt.lower + 0.5 * (tilt.upper - tilt.lower);
-  if (variance > 0.0 && sum > 0.0 && rest > 0.0) {
-    const double slope = variance * tilt.live / (sum * rest);
-    const double newton = tilt.value - (std::log(sum / rest) - tilt.target_logit) / slope;
+  const Real sum = tilt.target + excess;
+  const Real rest = tilt.live - sum;
+  Real next = tilt.lower + Real(0.5) * (tilt.upper - tilt.lower);
+  if (variance > Real(0) && sum > Real(0) && rest > Real(0)) {
+    const Real slope = variance * tilt.live / (sum * rest);
+    const Real newton = tilt.value - (std::log(sum / rest) - tilt.target_logit) / slope;
     if (newton > tilt.lower && newton < tilt.upper) next = newton;
   }
   tilt.value = next;
 }
 
-DG_INLINE bool tilt_is_good(double excess, double variance, double tolerance) {
-  const double deviation = std::sqrt(variance);
-  return std::fabs(excess) <= tolerance * (deviation > 1.0 ? deviation : 1.0);
+template <class Real>
+DG_INLINE bool tilt_is_good(Real excess, Real variance, Real tolerance) {
+  const Real deviation = std::sqrt(variance);
+  return std::fabs(excess) <= tolerance * (deviation > Real(1) ? deviation : Real(1));
 }
 
 // How close the sum must come to k, in units of max(1, sqrt(V)). The contour is exact for any tilt;

@@ -33,6 +33,38 @@ struct SampleSink {
   void* context;
 };
 
+// What perturbation noise is drawn from.
+template <class T>
+struct NoiseLaw {
+  const T* quantiles;  // core/quantiles.h; null: Gumbel
+  uint64_t seed;
+};
+
+// Where the subsets of perturbed rows go: row p = sample * rows + row holds n numbers of `width`
+// bytes, each `one` or 0 (`invalid` throughout an invalid row), or k indices, -1 in an invalid row.
+struct SubsetOutput {
+  enum class Form { kHot, kIndices };
+  Form form;
+  void* data;
+  int width;
+  uint64_t one;
+  uint64_t invalid;
+};
+
+// Two perturbations of the same rows with the same noise eps and a step along g:
+//   left = left_alpha theta + left_temperature eps (+ step g if symmetric)
+//   right = right_alpha theta - step g + right_temperature eps
+template <class T>
+struct PerturbedPair {
+  const T* step;  // [rows]
+  T left_alpha, left_temperature;
+  T right_alpha, right_temperature;
+  bool symmetric;
+  // The n numbers g of a sample and row; they may be put into the buffer.
+  const T* (*gradient)(const void* context, int64_t sample, int64_t row, T* buffer);
+  const void* context;
+};
+
 // Which recursion over the balanced tree.
 enum class TreeAlgebra { kLinear, kLog };
 
@@ -70,6 +102,17 @@ struct Kernels {
   // The derivative of <tangent, vjp(logits, grad)>: in grad (the JVP) and in logits.
   void (*count_log_prob_vjp_backward)(const Rows<T>&, int64_t begin, int64_t end, const T* grad,
                                       const T* tangent, T* grad_grad, T* grad_logits);
+  // The noise of rows [begin, end) of n items: out [rows, n].
+  void (*perturbation_noise)(const NoiseLaw<T>&, int64_t begin, int64_t end, int64_t n, T* out,
+                             const Executor&);
+  // Here [begin, end) counts samples too: p = sample * rows + row.
+  void (*perturbed_topk)(const Rows<T>&, const NoiseLaw<T>&, T temperature, int64_t begin,
+                         int64_t end, const SubsetOutput&, const Executor&);
+  // Sums over the samples [first, last) of the left selection minus the right one, [rows, n], NaN
+  // in an invalid row; and how many entries differ, [rows].
+  void (*perturbed_difference)(const Rows<T>&, const NoiseLaw<T>&, const PerturbedPair<T>&,
+                               int64_t begin, int64_t end, int64_t first, int64_t last, T* sums,
+                               int64_t* nonzeros, const Executor&);
 };
 
 // The table for this machine (or for the level that ATEN_CPU_CAPABILITY asks for).

@@ -4,42 +4,18 @@
 // of the work over threads.
 #pragma once
 
-#include <ATen/ATen.h>
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <torch/library.h>
 
-#include <optional>
-
 #include "cpu/kernels.h"
+#include "tensors.h"
 
 namespace dg {
 
-inline at::ScalarType compute_type(at::ScalarType type) {
-  return type == at::kHalf || type == at::kBFloat16 ? at::kFloat : type;
-}
-
-inline at::Tensor as_rows(const at::Tensor& tensor, at::ScalarType type) {
-  return tensor.to(type).contiguous();
-}
-
-inline int64_t row_total(const at::Tensor& logits) {
-  int64_t rows = 1;
-  for (const int64_t size : logits.sizes().slice(0, logits.dim() - 1)) rows *= size;
-  return rows;
-}
-
-inline void check_problem(const at::Tensor& logits, const std::optional<at::Tensor>& row_k) {
-  TORCH_CHECK_VALUE(logits.dim() >= 1, "logits must have at least one dimension (the items)");
-  TORCH_CHECK_TYPE(at::isFloatingType(logits.scalar_type()),
-                   "logits must be a floating-point tensor, got ", logits.scalar_type());
-  if (row_k.has_value()) {
-    TORCH_CHECK_TYPE(row_k->scalar_type() == at::kLong, "row_k must be an int64 tensor, got ",
-                     row_k->scalar_type());
-    TORCH_CHECK_VALUE(row_k->sizes() == logits.sizes().slice(0, logits.dim() - 1),
-                      "row_k must have the batch shape of logits, got ", row_k->sizes(), " for ",
-                      logits.sizes());
-  }
+inline uint64_t read_seed(const at::Tensor& seed) {
+  check_seed(seed);
+  return static_cast<uint64_t>(seed.item<int64_t>());
 }
 
 // Owns what the raw pointers of Rows point to.

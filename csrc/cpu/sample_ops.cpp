@@ -6,20 +6,6 @@
 namespace dg {
 namespace {
 
-uint64_t read_seed(const at::Tensor& seed) {
-  TORCH_CHECK_VALUE(seed.scalar_type() == at::kLong && seed.numel() == 1,
-                    "seed must be an int64 tensor with one element, got ", seed.scalar_type(), " ",
-                    seed.sizes());
-  return static_cast<uint64_t>(seed.item<int64_t>());
-}
-
-std::vector<int64_t> sample_shape(const at::Tensor& logits, int64_t num_samples, int64_t last) {
-  std::vector<int64_t> shape = logits.sizes().vec();
-  shape.back() = last;
-  shape.insert(shape.begin(), num_samples);
-  return shape;
-}
-
 // Draws all rows and hands each to write(row, sample, chosen).
 template <class Write>
 void draw_rows(const at::Tensor& logits, int64_t k, const std::optional<at::Tensor>& row_k,
@@ -69,7 +55,7 @@ at::Tensor subset_sample_indices(const at::Tensor& logits, int64_t k, int64_t nu
   at::Tensor result =
       at::empty(sample_shape(logits, num_samples, k), logits.options().dtype(at::kLong));
   if (result.numel() == 0) return result;
-  TORCH_CHECK_VALUE(k <= n, "k must be at most the number of items ", n, ", got ", k);
+  check_size(logits, k);
   int64_t* out = result.mutable_data_ptr<int64_t>();
   draw_rows(logits, k, std::nullopt, num_samples, seed,
             [=](int64_t row, int64_t sample, const uint8_t* chosen) {

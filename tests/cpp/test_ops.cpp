@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The ops of the plain libtorch library, without Python, held to enumeration over all subsets.
+// The ops of the plain libtorch library, without Python, held to enumeration over all subsets, and
+// to PyTorch's own topk.
 #include <c10/util/Exception.h>
 #include <torch/types.h>
 
@@ -163,6 +164,52 @@ void samples_follow_the_law() {
   check(statistic < 73.5, "chi-square over all subsets: " + std::to_string(statistic));
 }
 
+// Gumbel noise and k = 1: the largest perturbed logit is a sample of the softmax.
+void perturbed_maxima_follow_the_softmax() {
+  constexpr int64_t kDraws = 100000;
+  const Tensor logits = test_logits();
+  const Tensor hot = dg_ops::call("perturbed_topk", logits, int64_t{1}, c10::IValue(), kDraws,
+                                  c10::IValue(), 1.0, seed_tensor(5))[0]
+                         .toTensor();
+  const Tensor expected = kDraws * torch::softmax(logits, -1);
+  const double statistic = ((hot.sum(0) - expected).square() / expected).sum().item<double>();
+  // The 1 - 1e-4 quantile of chi-square with 7 - 1 degrees of freedom is 27.9.
+  check(statistic < 27.9, "chi-square over all items: " + std::to_string(statistic));
+}
+
+void perturbed_subsets_are_the_largest_of_the_noise() {
+  constexpr int64_t kSamples = 5, kRows = 3, kChosen = 16;
+  for (const int64_t n : {int64_t{20}, int64_t{1000}, int64_t{40000}}) {
+    const Tensor logits = torch::randn({kRows, n}, torch::kFloat32), seed = seed_tensor(9);
+    const Tensor noise = dg_ops::call("perturbation_noise", kSamples * kRows, n, c10::IValue(),
+                                      seed, c10::ScalarType::Float)[0]
+                             .toTensor()
+                             .view({kSamples, kRows, n});
+    const auto largest = [&](const Tensor& x) {
+      const Tensor indices = std::get<1>(x.topk(kChosen, -1));
+      return torch::zeros_like(x).scatter_(-1, indices, 1.0);
+    };
+    const Tensor hot = dg_ops::call("perturbed_topk", logits, kChosen, c10::IValue(), kSamples,
+                                    c10::IValue(), 0.5, seed)[0]
+                           .toTensor();
+    const Tensor left = largest(logits + 0.5 * noise);
+    check(torch::equal(hot, left), "k-hot subsets");
+    const Tensor indices = dg_ops::call("perturbed_topk_indices", logits, kChosen, kSamples,
+                                        c10::IValue(), 0.5, seed)[0]
+                               .toTensor();
+    check(torch::equal(torch::zeros_like(hot).scatter_(-1, indices, 1.0), hot), "their indices");
+
+    const Tensor grad = torch::randn({kSamples, kRows, n}, torch::kFloat32);
+    const auto results =
+        dg_ops::call("perturbed_topk_difference", logits, grad, kChosen, c10::IValue(),
+                     c10::IValue(), torch::tensor(2.0f), 1.0, 0.5, 1.0, 0.5, false, seed);
+    const Tensor difference = left - largest((logits - 2.0 * grad) + 0.5 * noise);
+    check_close(results[0].toTensor(), difference.sum(0) / kSamples, 0.0, "their difference");
+    check(torch::equal(results[1].toTensor(), difference.ne(0).sum(at::IntArrayRef{0, 2})),
+          "how many entries differ");
+  }
+}
+
 void counts_equal_enumeration() {
   const Tensor logits = test_logits();
   const int64_t n = logits.size(0);
@@ -211,6 +258,9 @@ int main() {
       {"gradients_equal_enumeration", gradients_equal_enumeration},
       {"samples_have_k_items_and_follow_the_seed", samples_have_k_items_and_follow_the_seed},
       {"samples_follow_the_law", samples_follow_the_law},
+      {"perturbed_maxima_follow_the_softmax", perturbed_maxima_follow_the_softmax},
+      {"perturbed_subsets_are_the_largest_of_the_noise",
+       perturbed_subsets_are_the_largest_of_the_noise},
       {"counts_equal_enumeration", counts_equal_enumeration},
       {"long_rows_sum_to_k", long_rows_sum_to_k},
       {"a_bad_row_is_nan_alone", a_bad_row_is_nan_alone},

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// exp and log of csrc/cpu/simd/math.h against long double, in ulp. Built once per SIMD level; on a
-// machine without the level it exits with 77, which ctest counts as skipped.
+// exp, log and log1p of csrc/cpu/simd/math.h and the Gumbel noise made of them, against long
+// double, in ulp. Built once per SIMD level; on a machine without the level it exits with 77, which
+// ctest counts as skipped.
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -63,8 +64,11 @@ bool test_type(const char* name, double lowest) {
   using Real = typename Lanes::Real;
   const auto exp_of = [](Real x) { return dg::exp_nonpositive<Lanes>(x); };
   const auto log_of = [](Real x) { return dg::log_positive<Lanes>(x); };
+  const auto log_normal_of = [](Real x) { return dg::log_normal<Lanes>(x); };
+  const auto log1m_of = [](Real v) { return dg::log1m<Lanes>(v); };
   const auto exact_exp = [](long double x) { return std::exp(x); };
   const auto exact_log = [](long double x) { return std::log(x); };
+  const auto exact_log1m = [](long double v) { return std::log1p(-v); };
   std::printf("%s\n", name);
   bool good = true;
   good &= within("exp on [lowest, 0]",
@@ -76,6 +80,14 @@ bool test_type(const char* name, double lowest) {
       worst_error<T>([](double u) { return std::exp(160.0 * u - 80.0); }, log_of, exact_log));
   good &= within("log on (1, 2)",
                  worst_error<T>([](double u) { return 1.0 + 1e-6 + u; }, log_of, exact_log));
+  good &= within("log_normal on [e^-80, e^80]",
+                 worst_error<T>([](double u) { return std::exp(160.0 * u - 80.0); }, log_normal_of,
+                                exact_log));
+  // The noise takes logarithms of survival probabilities from 2^-33 to 1 - 2^-24.
+  const auto low_tail = [](double u) { return std::exp2(-33.0 * u) / 2; };
+  const auto high_tail = [](double u) { return 1.0 - std::exp2(-23.0 * u - 1.0); };
+  good &= within("log1m on [2^-34, 1/2]", worst_error<T>(low_tail, log1m_of, exact_log1m));
+  good &= within("log1m on [1/2, 1 - 2^-24]", worst_error<T>(high_tail, log1m_of, exact_log1m));
 
   T lanes[Lanes::kLanes];
   const auto first = [&](Real value) {

@@ -10,6 +10,10 @@
 
 #include "cpu/simd/vec.h"
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace dg {
 inline namespace CPU_CAPABILITY {
 
@@ -18,9 +22,14 @@ class Buffer {
  public:
   explicit Buffer(int64_t size) {
     const size_t bytes = static_cast<size_t>(size > 0 ? size : 1) * sizeof(T);
-    const size_t rounded = (bytes + kAlignment - 1) / kAlignment * kAlignment;
-    data_ = static_cast<T*>(std::aligned_alloc(kAlignment, rounded));
+    const size_t alignment = bytes < kHugePage ? kAlignment : kHugePage;
+    const size_t rounded = (bytes + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, rounded));
     if (data_ == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+    // Only a hint: one fault for each page of a long row takes longer than the work on it.
+    if (bytes >= kHugePage) madvise(data_, rounded, MADV_HUGEPAGE);
+#endif
   }
   ~Buffer() { std::free(data_); }
   Buffer(const Buffer&) = delete;
@@ -33,6 +42,7 @@ class Buffer {
 
  private:
   static constexpr size_t kAlignment = 64;
+  static constexpr size_t kHugePage = size_t{1} << 21;
   T* data_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "cpu/simd/contour_vjp.h"
 #include "cpu/simd/counts.h"
+#include "cpu/simd/perturbed_topk.h"
 #include "cpu/simd/sample_halving.h"
 #include "cpu/simd/third_cumulant.h"
 #include "cpu/simd/tree_marginals.h"
@@ -16,9 +17,10 @@ namespace dg {
 
 template <class T>
 static constexpr Kernels<T> table() {
-  return {contour_forward<T>, contour_vjp<T>,        third_cumulant<T>,
-          tree_forward<T>,    linear_vjp<T>,         sample<T>,
-          count_log_prob<T>,  count_log_prob_vjp<T>, count_log_prob_vjp_backward<T>};
+  return {contour_forward<T>,    contour_vjp<T>,        third_cumulant<T>,
+          tree_forward<T>,       linear_vjp<T>,         sample<T>,
+          count_log_prob<T>,     count_log_prob_vjp<T>, count_log_prob_vjp_backward<T>,
+          perturbation_noise<T>, perturbed_topk<T>,     perturbed_difference<T>};
 }
 
 extern const Kernels<float> DG_CONCAT(kFloatKernels_, CPU_CAPABILITY);

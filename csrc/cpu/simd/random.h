@@ -50,6 +50,15 @@ DG_INLINE void interleave(UInt64Vec a, UInt64Vec b, uint64_t* to,
   std::memcpy(to + kBlocksTogether, &second, sizeof(second));
 }
 
+// The words of all lanes, block after block.
+DG_INLINE void store_blocks(const PhiloxLanes& lanes, uint32_t* words) {
+  // Word pairs (0, 1) and (2, 3) of each block, as 64-bit numbers, in turn.
+  const UInt64Vec low = lanes.word[0] | (lanes.word[1] << 32);
+  const UInt64Vec high = lanes.word[2] | (lanes.word[3] << 32);
+  uint64_t* pairs = reinterpret_cast<uint64_t*>(words);
+  interleave(low, high, pairs, std::make_integer_sequence<int, kBlocksTogether>{});
+}
+
 // The words of positions [4 block, 4 (block + kBlocksTogether)) of one stream, in order.
 DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t* words) {
   const UInt64Vec zero{};
@@ -59,13 +68,36 @@ DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t*
   }
   UInt64Vec c0;
   std::memcpy(&c0, index, sizeof(c0));
-  const PhiloxLanes lanes = philox_lanes(c0, zero + (stream.row & 0xFFFFFFFFull),
-                                         zero + (stream.row >> 32), stream.tag, stream.seed);
-  // Word pairs (0, 1) and (2, 3) of each block, as 64-bit numbers, in turn.
-  const UInt64Vec low = lanes.word[0] | (lanes.word[1] << 32);
-  const UInt64Vec high = lanes.word[2] | (lanes.word[3] << 32);
-  uint64_t* pairs = reinterpret_cast<uint64_t*>(words);
-  interleave(low, high, pairs, std::make_integer_sequence<int, kBlocksTogether>{});
+  store_blocks(philox_lanes(c0, zero + (stream.row & 0xFFFFFFFFull), zero + (stream.row >> 32),
+                            stream.tag, stream.seed),
+               words);
+}
+
+// The words of `count` blocks, the first at `block` of stream `row`, which has `blocks_per_row` of
+// them and is followed by the streams row + step, ... Writes whole vectors, so up to
+// 4 (kBlocksTogether - 1) words too many.
+DG_INLINE void rows_words(const PhiloxStream& stream, uint64_t step, int64_t blocks_per_row,
+                          int64_t block, int64_t count, uint32_t* words) {
+  uint64_t block_of[kBlocksTogether], row_of[kBlocksTogether];
+  for (int64_t b = 0; b < kBlocksTogether; ++b) {
+    block_of[b] = static_cast<uint64_t>((block + b) % blocks_per_row);
+    row_of[b] = stream.row + step * static_cast<uint64_t>((block + b) / blocks_per_row);
+  }
+  Int64Vec c0, row;
+  std::memcpy(&c0, block_of, sizeof(c0));
+  std::memcpy(&row, row_of, sizeof(row));
+  const int64_t block_advance = kBlocksTogether % blocks_per_row;
+  const int64_t row_advance = static_cast<int64_t>(step) * (kBlocksTogether / blocks_per_row);
+  for (int64_t done = 0; done < count; done += kBlocksTogether) {
+    const UInt64Vec c1 = reinterpret_cast<UInt64Vec>(row);
+    store_blocks(
+        philox_lanes(reinterpret_cast<UInt64Vec>(c0), c1, c1 >> 32, stream.tag, stream.seed),
+        words + 4 * done);
+    c0 += block_advance;
+    const Int64Vec wraps = c0 >= blocks_per_row;
+    c0 -= wraps & blocks_per_row;
+    row += row_advance + (wraps & static_cast<int64_t>(step));
+  }
 }
 
 // The words of positions 4 block .. 4 block + 3 for `count` rows: words[w * count + l].

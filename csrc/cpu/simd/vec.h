@@ -8,6 +8,8 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
 #include "core/platform.h"
 
@@ -91,6 +93,15 @@ DG_INLINE void store(typename Lanes::Scalar* to, typename Lanes::Real value) {
 template <class Lanes>
 DG_INLINE typename Lanes::Real load_first(const typename Lanes::Scalar* from, int count,
                                           typename Lanes::Scalar fill) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (std::is_same_v<typename Lanes::Real, FloatVec>) {
+    const __mmask16 first = static_cast<__mmask16>((1u << count) - 1);
+    return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first, from);
+  } else if constexpr (std::is_same_v<typename Lanes::Real, DoubleVec>) {
+    const __mmask8 first = static_cast<__mmask8>((1u << count) - 1);
+    return _mm512_mask_loadu_pd(_mm512_set1_pd(fill), first, from);
+  }
+#endif
   typename Lanes::Scalar lane[Lanes::kLanes];
   for (int l = 0; l < Lanes::kLanes; ++l) lane[l] = fill;
   for (int l = 0; l < count; ++l) lane[l] = from[l];
@@ -107,6 +118,19 @@ DG_INLINE void store_first(typename Lanes::Scalar* to, typename Lanes::Real valu
 template <class Lanes>
 DG_INLINE typename Lanes::Real splat(typename Lanes::Scalar value) {
   return value + typename Lanes::Real{};
+}
+
+// The value as it stands: the compiler may not contract the product that made it with a sum.
+template <class Real>
+DG_INLINE Real rounded(Real value) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(value));
+#elif defined(__SSE2__)
+  asm("" : "+x"(value));
+#elif defined(__aarch64__)
+  asm("" : "+w"(value));
+#endif
+  return value;
 }
 
 template <class Lanes>
@@ -136,6 +160,30 @@ DG_INLINE bool any_lane(Mask mask) {
   }
 }
 
+// Bit l: whether lane l of the mask is set.
+template <class Int>
+DG_INLINE uint32_t lane_bits(Int mask) {
+  constexpr bool kFourBytes = sizeof(mask[0]) == 4;
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  const __m512i wide = reinterpret_cast<__m512i>(mask);
+  return kFourBytes ? _mm512_movepi32_mask(wide) : _mm512_movepi64_mask(wide);
+#elif defined(__AVX2__)
+  const __m256i wide = reinterpret_cast<__m256i>(mask);
+  return static_cast<uint32_t>(kFourBytes ? _mm256_movemask_ps(_mm256_castsi256_ps(wide))
+                                          : _mm256_movemask_pd(_mm256_castsi256_pd(wide)));
+#elif defined(__SSE2__)
+  const __m128i wide = reinterpret_cast<__m128i>(mask);
+  return static_cast<uint32_t>(kFourBytes ? _mm_movemask_ps(_mm_castsi128_ps(wide))
+                                          : _mm_movemask_pd(_mm_castsi128_pd(wide)));
+#else
+  uint32_t bits = 0;
+  for (uint32_t l = 0; l < kVectorBytes / sizeof(mask[0]); ++l) {
+    bits |= (mask[l] != 0 ? 1u : 0u) << l;
+  }
+  return bits;
+#endif
+}
+
 template <class Real>
 DG_INLINE Real larger(Real a, Real b) {
   return select(a > b, a, b);
@@ -143,6 +191,36 @@ DG_INLINE Real larger(Real a, Real b) {
 template <class Real>
 DG_INLINE Real smaller(Real a, Real b) {
   return select(a < b, a, b);
+}
+
+template <int distance, class Vector, int... lane>
+DG_INLINE Vector rotate_lanes(Vector value, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(value, value, ((lane + distance) % int(sizeof...(lane)))...);
+}
+
+// combine(lane 0, combine(lane 1, ...)) for an operation whose order does not matter.
+template <int distance = 1, class Vector, class Combine>
+DG_INLINE auto fold_lanes(Vector value, Combine&& combine) {
+  constexpr int kLanes = kVectorBytes / sizeof(value[0]);
+  if constexpr (distance == kLanes) {
+    return value[0];
+  } else {
+    const auto lanes = std::make_integer_sequence<int, kLanes>{};
+    return fold_lanes<2 * distance>(combine(value, rotate_lanes<distance>(value, lanes)), combine);
+  }
+}
+
+template <class Int>
+DG_INLINE int64_t add_lanes(Int value) {
+  return fold_lanes(value, [](Int a, Int b) { return a + b; });
+}
+template <class Real>
+DG_INLINE auto largest_lane(Real value) {
+  return fold_lanes(value, [](Real a, Real b) { return larger(a, b); });
+}
+template <class Real>
+DG_INLINE auto smallest_lane(Real value) {
+  return fold_lanes(value, [](Real a, Real b) { return smaller(a, b); });
 }
 
 template <class To, class From>
