@@ -5,12 +5,13 @@
 
 How it measures: for each case the input is made once and copied to several buffers, more than
 twice the L2 cache together where memory allows, which the calls go through in turns. A result of
-ours is held to the float64 kernels of the CPU on its first and last rows before it is timed. Times
-are triton.testing.do_bench (CUDA events, an emptied L2 cache before each call): median, 20th and
-80th percentile. ``over_ours`` is a ratio of medians of the same run. ``floor`` is the time in which
-the device copies the least bytes that the op must move (each input read once, each output written
-once) at the copy bandwidth measured at the start, so floor / p50 is the share of that bandwidth.
-``peak_bytes`` is the most memory allocated during a call beyond inputs and outputs.
+ours is held to the float64 kernels of the CPU on its first and last rows before it is timed, and
+perturbed top-k to torch.topk of the same noise. Times are triton.testing.do_bench (CUDA events, an
+emptied L2 cache before each call): median, 20th and 80th percentile. ``over_ours`` is a ratio of
+medians of the same run. ``floor`` is the time in which the device copies the least bytes that the
+op must move (each input read once, each output written once) at the copy bandwidth measured at the
+start, so floor / p50 is the share of that bandwidth. ``peak_bytes`` is the most memory allocated
+during a call beyond inputs and outputs.
 
 A provider that cannot run a case has no time but a reason. Where ours is among them, the run goes
 on, and ends with an error.
@@ -28,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import baselines
+import gpu_perturbed
 import torch
 from machine import RESULTS, environment, load_average, save, today
 from torch import Tensor
@@ -62,13 +64,14 @@ _MOST_BUFFERS = 8
 
 @dataclass(frozen=True)
 class Case:
-    """One problem and what is asked of it: "marginals", "marginals_grad" or "sample"."""
+    """One problem and what is asked of it: one of OPS, or of perturbed top-k's in gpu_perturbed."""
 
     op: str
     rows: int
     n: int
     k: int
     dtype: torch.dtype
+    samples: int = 1
 
     @property
     def dtype_name(self) -> str:
@@ -76,7 +79,8 @@ class Case:
 
     @property
     def id(self) -> str:
-        return f"{self.op}-{self.rows}x{self.n}-k{self.k}-{self.dtype_name}"
+        samples = f"-s{self.samples}" if self.samples > 1 else ""
+        return f"{self.op}-{self.rows}x{self.n}-k{self.k}{samples}-{self.dtype_name}"
 
     @property
     def tensor_bytes(self) -> int:
@@ -84,12 +88,23 @@ class Case:
 
     @property
     def least_bytes(self) -> int:
-        """Logits in, result out; a backward pass has the upstream gradient and its own result."""
-        return self.tensor_bytes * (4 if self.op == "marginals_grad" else 2)
+        """Logits in, result out; a backward pass has the upstream gradient and its own result.
+
+        A difference reads one gradient for all samples.
+        """
+        tensors = {"marginals_grad": 4, gpu_perturbed.DIFFERENCE: 3}
+        return self.tensor_bytes * tensors.get(self.op, 1 + self.samples)
 
 
 OPS = ("marginals", "marginals_grad", "sample")
-CASES = tuple(Case(op, *shape, dtype) for shape in SHAPES for op in OPS for dtype in DTYPES)
+PERTURBED_OPS = (gpu_perturbed.KHOT, gpu_perturbed.DIFFERENCE)
+CASES = tuple(
+    Case(op, *shape, dtype) for shape in SHAPES for op in OPS for dtype in DTYPES
+) + tuple(
+    Case(op, rows, n, k, torch.float32, samples)
+    for rows, n, k, samples in gpu_perturbed.SHAPES
+    for op in PERTURBED_OPS
+)
 
 
 @dataclass(frozen=True)
@@ -128,6 +143,14 @@ def _by_method(method: str, backward: bool) -> Run:
     return run
 
 
+def _perturbed(case: Case, inputs: Inputs) -> Tensor:
+    return gpu_perturbed.ours(case.op, inputs.logits, inputs.grad, case.k, case.samples)
+
+
+def _perturbed_by_torch(case: Case, inputs: Inputs) -> Tensor:
+    return gpu_perturbed.by_torch(case.op, inputs.logits, inputs.grad, case.k, case.samples)
+
+
 PROVIDERS: dict[str, dict[str, Run]] = {
     "marginals": {
         OURS: _marginals,
@@ -146,6 +169,7 @@ PROVIDERS: dict[str, dict[str, Run]] = {
         DP: lambda case, inputs: baselines.sample(inputs.logits.detach(), case.k, 1),
         SOFTMAX: _softmax,
     },
+    **{op: {OURS: _perturbed, gpu_perturbed.TORCH: _perturbed_by_torch} for op in PERTURBED_OPS},
 }
 
 
@@ -179,11 +203,14 @@ def make_inputs(case: Case) -> list[Inputs]:
 
 
 def check(case: Case, inputs: Inputs) -> float:
-    """Our largest deviation from float64 on the CPU over the first and last rows.
+    """Our largest deviation from float64 on the CPU over the first and last rows; of perturbed
+    top-k, the share of rows with another subset than torch.topk has.
 
     Raises:
         AssertionError: it is more than is promised, or a sample is no k-hot tensor.
     """
+    if case.op in PERTURBED_OPS:
+        return gpu_perturbed.check(case.op, inputs.logits, inputs.grad, case.k, case.samples)
     result = PROVIDERS[case.op][OURS](case, inputs)
     if case.op == "sample":
         hot = result
@@ -244,7 +271,7 @@ def copy_bandwidth(milliseconds: float) -> float:
 def run_provider(case: Case, provider: str, inputs: list[Inputs], milliseconds: float) -> Any:
     """One record: the times, or the reason why there are none."""
     record: dict[str, Any] = {
-        **{"op": case.op, "rows": case.rows, "n": case.n, "k": case.k},
+        **{"op": case.op, "rows": case.rows, "n": case.n, "k": case.k, "samples": case.samples},
         **{"dtype": case.dtype_name, "provider": provider, "error": None, "p50": None},
     }
     record["reason"] = obstacle(case, provider, torch.cuda.mem_get_info()[0])
@@ -335,8 +362,9 @@ def _stop(*_: object) -> None:
 
 def line(record: dict[str, Any]) -> str:
     """A result on the screen."""
-    shape = f"{record['rows']}x{record['n']} k={record['k']} {record['dtype']}"
-    start = f"{record['op']:15}{shape:36}{record['provider']:14}"
+    samples = f" {record['samples']} samples" if record["samples"] > 1 else ""
+    shape = f"{record['rows']}x{record['n']} k={record['k']}{samples} {record['dtype']}"
+    start = f"{record['op']:21}{shape:36}{record['provider']:14}"
     if record["p50"] is None:
         return f"{start}- ({record['reason']})"
     share = record["floor"] / record["p50"]

@@ -18,6 +18,12 @@ TITLES = {
 }
 
 
+PERTURBED_TITLES = {
+    "perturbed": "Perturbed top-k, k-hot",
+    "perturbed_difference": "Perturbed top-k: difference of two selections",
+}
+
+
 def newest(results: Path) -> list[Record]:
     """The newest file of each kind of GPU in a folder."""
     found: dict[str, Record] = {}
@@ -75,6 +81,32 @@ def tables(results: list[Record]) -> str:
     return "\n".join(parts)
 
 
+def perturbed_tables(results: list[Record]) -> str:
+    """One table for each op of perturbed top-k, beside torch.topk of logits plus noise."""
+    header = ["rows", "n", "k", "samples", "discrete_grad", "of copy bandwidth"]
+    header += ["torch.topk / ours", "MiB beyond inputs and outputs", "rows that differ"]
+    parts = []
+    for op, title in PERTURBED_TITLES.items():
+        of_op = [record for record in results if record["op"] == op]
+        baseline = {_problem(r): r for r in of_op if r["provider"] == "torch.topk"}
+        rows = []
+        for ours in (record for record in of_op if record["provider"] == "discrete_grad"):
+            cells = [f"{number:,}" for number in _problem(ours)] + [_time(ours)]
+            timed = ours["p50"] is not None
+            cells.append(f"{ours['floor'] / ours['p50']:.0%}" if timed else "-")
+            cells.append(_ratio(baseline[_problem(ours)]))
+            cells.append(f"{ours['peak_bytes'] / 2**20:,.1f}" if timed else "-")
+            cells.append(f"{ours['error']:.2%}" if ours["error"] is not None else "-")
+            rows.append(cells)
+        if rows:
+            parts.append(f"### {title}\n\n{table(header, rows)}")
+    return "\n".join(parts)
+
+
+def _problem(record: Record) -> tuple[int, ...]:
+    return tuple(record[key] for key in ("rows", "n", "k", "samples"))
+
+
 def section(written: Record) -> str:
     """The device, the versions, the tables."""
     about = written["environment"]
@@ -91,5 +123,6 @@ def section(written: Record) -> str:
             "time, over the bandwidth of a copy. Softmax: of the same tensor, forward or forward "
             "+ backward.\n",
             tables(written["gpu_results"]),
+            perturbed_tables(written["gpu_results"]),
         ]
     )

@@ -172,10 +172,10 @@ def test_small_shapes_run_every_op() -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    from discrete_grad.ops.library import schemas
+    from discrete_grad.ops.library import kernel_ops
 
     ran = module.run(torch.device("cpu"), torch.float32, 70)
-    assert ran == {schema.partition("(")[0] for schema in schemas()}
+    assert ran == set(kernel_ops())
 
 
 @pytest.mark.parametrize("op", gpu.OPS)
@@ -192,6 +192,32 @@ def test_providers(op: str) -> None:
         return
     for name in (gpu.DP, *gpu.METHODS):
         torch.testing.assert_close(results[name], results[gpu.OURS], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("op", gpu.PERTURBED_OPS)
+@pytest.mark.parametrize("samples", [1, 3])
+def test_providers_of_perturbed_topk(op: str, samples: int) -> None:
+    """Ours passes its check, and the baseline has its shape and its law: equal sums in the mean."""
+    case = gpu.Case(op, 500, 20, 4, torch.float32, samples)
+    logits = torch.randn(20, generator=torch.Generator().manual_seed(0)).expand(500, 20)
+    inputs = gpu.Inputs(logits.contiguous(), torch.linspace(-1, 1, 20).expand(500, 20))
+    assert gpu.check(case, inputs) == 0
+    ours, baseline = (run(case, inputs) for run in gpu.PROVIDERS[op].values())
+    assert isinstance(ours, torch.Tensor)
+    assert isinstance(baseline, torch.Tensor)
+    assert baseline.shape == ours.shape
+    ours, baseline = (x.reshape(-1, 20).mean(0) for x in (ours, baseline))
+    torch.testing.assert_close(ours, baseline, rtol=0, atol=0.15)  # 5 standard deviations
+
+
+@pytest.mark.parametrize("op", gpu.PERTURBED_OPS)
+def test_a_wrong_selection_is_not_timed(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = gpu.Case(op, 8, 48, 6, torch.float32, 2)
+    inputs = gpu.Inputs(torch.randn(8, 48), torch.rand(8, 48))
+    right = gpu.gpu_perturbed.ours
+    monkeypatch.setattr(gpu.gpu_perturbed, "ours", lambda *args: right(*args).roll(1, -1))
+    with pytest.raises(AssertionError, match="of the rows are not those of"):
+        gpu.check(case, inputs)
 
 
 @pytest.mark.parametrize("op", ["marginals", "marginals_grad"])
@@ -231,8 +257,11 @@ def test_section_of_the_benchmarks() -> None:
         record(op="sample"),
         record("dp", op="sample", p50=None, reason="out of memory", over_ours=None),
         record("softmax", op="sample", p50=1e-3),
+        record(op="perturbed", samples=3, error=0.0),
+        record("torch.topk", op="perturbed", samples=3, p50=6e-3, over_ours=3.0),
     ]
     text = gpu_report.section({"environment": environment, "gpu_results": results})
     assert "| 64 | 1,000 | 10 | float32 | 2 ms | 50% | 2.0 | **100** | 1.0 | 1e-07 |" in text
     assert "- (out of memory)" in text
+    assert "| 64 | 1,000 | 10 | 3 | 2 ms | 50% | **3.0** | 1.0 | 0.00% |" in text
     assert "3.00 TB/s" in text

@@ -17,7 +17,10 @@ from typing import Any
 
 from .counts import count_log_prob, count_log_prob_vjp, count_log_prob_vjp_backward
 from .marginals import subset_marginals, subset_marginals_vjp, subset_third_cumulant
+from .noise import perturbation_noise
+from .perturbed import perturbed_topk, perturbed_topk_indices
 from .sampling import subset_sample, subset_sample_indices
+from .topk_difference import perturbed_topk_difference
 
 __all__ = ["LAUNCHERS"]
 
@@ -31,6 +34,10 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "count_log_prob": count_log_prob,
     "count_log_prob_vjp": count_log_prob_vjp,
     "count_log_prob_vjp_backward": count_log_prob_vjp_backward,
+    "perturbation_noise": perturbation_noise,
+    "perturbed_topk": perturbed_topk,
+    "perturbed_topk_indices": perturbed_topk_indices,
+    "perturbed_topk_difference": perturbed_topk_difference,
 }
 """What serves each op of ``torch.ops.discrete_grad`` on CUDA tensors, with the op's signature.
 

@@ -101,7 +101,10 @@ def _amd_resources(compiled: Any) -> Resources:
 def resources(variant: Specialisation, target: str) -> Resources:
     """Compile one variant. An AMD target that fails is told in ``error``; an NVIDIA one raises."""
     gpu = TARGETS[target]
-    options = {"num_warps": variant.num_warps}
+    options: dict[str, Any] = {
+        "num_warps": variant.num_warps,
+        "enable_fp_fusion": variant.fp_fusion,
+    }
     if gpu.backend == "cuda":
         options["maxnreg"] = variant.max_registers
         return _cubin_resources(triton.compile(source(variant), target=gpu, options=options))

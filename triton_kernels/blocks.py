@@ -217,3 +217,50 @@ def linear_tile(
     # A thread holds whole rows of up to four float32 items: one vector load, nothing exchanged.
     elements = 256 if dtype == torch.float64 else 512
     return Tile(elements // items, items, 4)
+
+
+# Perturbed top-k: items of a row that one program keeps in registers, (dtype, two sides) -> items.
+# A key is all that is kept of an item, and with two sides the sum of differences.
+_LONGEST_SELECTION = {
+    (torch.float32, False): 8192,
+    (torch.float32, True): 4096,
+    (torch.float64, False): 2048,
+    (torch.float64, True): 2048,
+}
+_SELECTION_TILE = {torch.float32: 512, torch.float64: 256}
+# Programs of one launch, and numbers of all passes that are kept at a time.
+_MOST_SELECTION_PARTS = 512
+_SELECTION_NUMBERS = 2**24
+__all__ += ["noise_tile", "selection_tile", "selections_at_once", "split_selections"]
+
+
+def noise_tile(n: int) -> Tile:
+    """The tile of the kernel that only writes noise."""
+    items = min(max(next_power_of_2(n), 4), 1024)
+    return Tile(1024 // items, items, 4)
+
+
+def selection_tile(n: int, dtype: torch.dtype, *, two_sides: bool = False) -> Tile | None:
+    """The tile in whose rows the largest items are found; None where a row is too long for one.
+
+    Short rows share a program; of a long one a thread has 8 items, or 4 of float64.
+    """
+    items = max(next_power_of_2(n), 4)
+    if items > _LONGEST_SELECTION[dtype, two_sides]:
+        return None
+    rows = max(1, _SELECTION_TILE[dtype] // items)
+    per_warp = _SELECTION_TILE[dtype] // (4 if rows > 1 else 2)
+    return Tile(rows, items, min(max(rows * items // per_warp, 1), 16))
+
+
+def split_selections(n: int, selections: int, dtype: torch.dtype) -> Split:
+    """How so many selections of rows of n items are shared out."""
+    block = 2048 if dtype == torch.float32 else 1024
+    wanted = min(max(_PROGRAMS // max(selections, 1), 1), _MOST_SELECTION_PARTS, cdiv(n, block))
+    span = cdiv(cdiv(n, wanted), block) * block
+    return Split(cdiv(n, span), span, block, 8)
+
+
+def selections_at_once(numbers: int) -> int:
+    """How many selections are made at a time, of which each keeps so many numbers of its passes."""
+    return max(1, _SELECTION_NUMBERS // numbers)

@@ -12,10 +12,21 @@ __all__ = [
     "complex_product",
     "is_negative",
     "log1p_unit",
+    "minus_log1p_minus",
     "multiply_minus_1",
     "sin_cos_pi",
     "with_sign",
 ]
+
+
+@triton.jit
+def _twice_atanh(z):
+    """2 atanh(z) for 0 <= z <= 1/3 in float32, by its series."""
+    square = z * z
+    series = square * 0.0 + 1.0 / 15.0
+    for j in tl.static_range(7):
+        series = series * square + 1.0 / (13 - 2 * j)
+    return 2.0 * z * series
 
 
 @triton.jit
@@ -26,16 +37,25 @@ def log1p_unit(e):
     in absolute terms only. float64: log(u) e / (u - 1) with u = 1 + e as rounded.
     """
     if e.dtype == tl.float32:
-        z = e / (2.0 + e)
-        square = z * z
-        series = square * 0.0 + 1.0 / 15.0
-        for j in tl.static_range(7):
-            series = series * square + 1.0 / (13 - 2 * j)
-        return 2.0 * z * series
+        return _twice_atanh(e / (2.0 + e))
     else:
         u = 1.0 + e
         exact = u == 1.0
         return tl.where(exact, e, tl.log(u) * e / tl.where(exact, 1.0, u - 1.0))
+
+
+@triton.jit
+def minus_log1p_minus(v):
+    """-log(1 - v) for v in [2^-33, 1 - 2^-24], with relative accuracy.
+
+    float32: 1 - v is exact for v >= 1/2, and below that the series serves as in `log1p_unit`.
+    float64: uniform numbers are multiples of 2^-33, so that 1 - v is exact.
+    """
+    if v.dtype == tl.float32:
+        series = _twice_atanh(tl.where(v < 0.5, v / (2.0 - v), 0.0))
+        return tl.where(v < 0.5, series, 0.0 - tl.log(1.0 - v))
+    else:
+        return 0.0 - tl.log(1.0 - v)
 
 
 @triton.jit

@@ -39,6 +39,7 @@ class Specialisation(NamedTuple):
     constants: tuple[tuple[str, Any], ...]  # constexprs and absent pointers (None) by name
     num_warps: int
     max_registers: int = 255  # of a thread, on an NVIDIA GPU
+    fp_fusion: bool = True
 
 
 _record: ContextVar[list[Specialisation] | None] = ContextVar("_record", default=None)
@@ -60,7 +61,7 @@ def _type(value: Any) -> str:
         return _TYPES[value.dtype]
     if isinstance(value, int):
         return "i32" if -_INT32 <= value < _INT32 else "i64"
-    return "fp32"
+    return "fp64"  # kernels annotate such a parameter with tl.float64, or Triton narrows it
 
 
 def launch(
@@ -69,6 +70,7 @@ def launch(
     *args: Any,
     num_warps: int,
     max_registers: int | None = None,
+    fp_fusion: bool = True,
     **constants: Any,
 ) -> None:
     """Starts ``programs`` programs of a kernel (none where that is 0).
@@ -80,6 +82,8 @@ def launch(
         num_warps: warps of a program.
         max_registers: that a thread may take on an NVIDIA GPU: 128 for 8 warps or more, else 255.
             Left alone, the assembler rather spills a few registers than lose a step of occupancy.
+        fp_fusion: whether the compiler may fuse products and sums. Without, each operation rounds
+            by itself, so that kernels that make the same number anew get the same bits.
         constants: the constexprs.
     """
     if programs == 0:
@@ -93,11 +97,16 @@ def launch(
         types = tuple((name, _type(value)) for name, value in named.items() if value is not None)
         launches.append(
             Specialisation(
-                kernel, types, tuple({**absent, **constants}.items()), num_warps, max_registers
+                kernel,
+                types,
+                tuple({**absent, **constants}.items()),
+                num_warps,
+                max_registers,
+                fp_fusion,
             )
         )
         return
-    options = {"num_warps": num_warps}
+    options: dict[str, Any] = {"num_warps": num_warps, "enable_fp_fusion": fp_fusion}
     if torch.version.hip is None:
         options["maxnreg"] = max_registers
     device = next(arg.device for arg in args if isinstance(arg, Tensor))

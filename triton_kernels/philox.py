@@ -17,6 +17,7 @@ __all__ = ["philox_tag", "philox_uniform", "philox_words", "uniform_from_bits"]
 TREE_SPLIT: tl.constexpr = tl.constexpr(0)
 ITEM_DRAW: tl.constexpr = tl.constexpr(1)
 ACCEPTANCE: tl.constexpr = tl.constexpr(2)
+PERTURBATION: tl.constexpr = tl.constexpr(3)
 
 STEP: tl.constexpr = tl.constexpr(2.0**-32)
 LARGEST: tl.constexpr = tl.constexpr(1.0 - 2.0**-24)

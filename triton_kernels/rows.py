@@ -9,12 +9,22 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
-__all__ = ["STATE_WIDTH", "Rows", "as_rows", "cdiv", "compute_dtype", "next_power_of_2"]
+__all__ = [
+    "STATE_WIDTH",
+    "TL_DTYPE",
+    "Rows",
+    "as_rows",
+    "cdiv",
+    "check_seed",
+    "compute_dtype",
+    "next_power_of_2",
+]
 
 # What the contour saves of a row: s, M and two numbers for each node that may be kept.
 STATE_WIDTH = {torch.float32: 2 + 2 * 11, torch.float64: 2 + 2 * 22}
 
-_TL_DTYPE: dict[torch.dtype, Any] = {torch.float32: tl.float32, torch.float64: tl.float64}
+# What kernels compute in, as a constexpr.
+TL_DTYPE: dict[torch.dtype, Any] = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -32,6 +42,14 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
+def check_seed(seed: Tensor) -> None:
+    """Raises ValueError unless ``seed`` is one int64, which is all that a kernel reads of it."""
+    if seed.dtype != torch.int64 or seed.numel() != 1:
+        raise ValueError(
+            f"seed must be an int64 tensor with one element, got {seed.dtype} {list(seed.shape)}"
+        )
+
+
 class Rows(NamedTuple):
     """Rows of a problem."""
 
@@ -45,7 +63,7 @@ class Rows(NamedTuple):
     @property
     def tl_dtype(self) -> Any:
         """``dtype`` as a constexpr."""
-        return _TL_DTYPE[self.dtype]
+        return TL_DTYPE[self.dtype]
 
 
 def as_rows(logits: Tensor, k: int, row_k: Tensor | None) -> Rows:

@@ -16,7 +16,7 @@ from .halving_kernels import (
     halving_sample_kernel,
 )
 from .launch import launch
-from .rows import as_rows, cdiv
+from .rows import as_rows, cdiv, check_seed
 from .sampling_kernels import compact_kernel
 from .tree_sampling_kernels import tree_sample_kernel
 
@@ -29,10 +29,7 @@ def _draw(
     logits: Tensor, k: int, row_k: Tensor | None, num_samples: int, seed: Tensor, out: Tensor
 ) -> None:
     """Fills out [num_samples, ..., n]; an invalid row with NaN, or 2 where ``out`` has bytes."""
-    if seed.dtype != torch.int64 or seed.numel() != 1:
-        raise ValueError(
-            f"seed must be an int64 tensor with one element, got {seed.dtype} {list(seed.shape)}"
-        )
+    check_seed(seed)
     rows = as_rows(logits, k, row_k)
     if rows.n <= TREE_ITEMS:
         tile = tree_sampling_tile(rows.n)

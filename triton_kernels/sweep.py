@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .launch import Specialisation, recording
+from .rows import compute_dtype
 
 __all__ = ["arithmetic", "covering", "describe", "heaviest", "label", "record"]
 
@@ -96,6 +97,23 @@ def _counts(launchers: Launchers, logits: Tensor, sizes: list[int]) -> None:
         launchers["count_log_prob_vjp_backward"](logits, most, grad, torch.empty_like(logits))
 
 
+def _perturbed(launchers: Launchers, logits: Tensor) -> None:
+    rows, n = logits.shape
+    dtype = compute_dtype(logits.dtype)
+    row_k, seed = _meta(rows, dtype=torch.int64), _meta(1, dtype=torch.int64)
+    step, grad = _meta(rows, dtype=dtype), _meta(2, rows, n, dtype=logits.dtype)
+    k = max(1, n // 2)
+    for quantiles in (None, _meta(881, 4, dtype=dtype)):
+        launchers["perturbation_noise"](rows, n, quantiles, seed, dtype)
+        launchers["perturbed_topk_indices"](logits, k, 2, quantiles, 1.0, seed)
+        for of_row in (None, row_k):
+            launchers["perturbed_topk"](logits, k, of_row, 2, quantiles, 1.0, seed)
+            for symmetric in (False, True):
+                launchers["perturbed_topk_difference"](
+                    logits, grad, k, of_row, quantiles, step, *[1.0] * 4, symmetric, seed
+                )
+
+
 def record(launchers: Launchers) -> list[Specialisation]:
     """The distinct variants, in the order of their first launch.
 
@@ -108,6 +126,7 @@ def record(launchers: Launchers) -> list[Specialisation]:
             _marginals(launchers, logits, sizes)
             _samples(launchers, logits)
             _counts(launchers, logits, sizes)
+            _perturbed(launchers, logits)
         found.update(dict.fromkeys(launches))
     return list(found)
 

@@ -8,11 +8,16 @@ import torch
 
 import discrete_grad as dg
 from discrete_grad import reference
+from tests.interpreter.noise_table import quantile_table
 
 LOGITS = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 GRAD = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
 ROW_K = torch.tensor([[1, 2, 3], [4, 0, 6]])
 SEED = torch.tensor([77])
+TABLE = quantile_table(torch.float64)
+GRADS = torch.stack([GRAD, -GRAD])
+STEPS = torch.tensor([[0.5, 1.0, 2.0], [0.0, -1.0, 3.0]], dtype=torch.float64)
+SCALES = (1.0, 0.5, 0.9, 1.1)
 OPS = torch.ops.discrete_grad
 
 CALLS = {
@@ -26,6 +31,18 @@ CALLS = {
     "simple": (OPS.simple.default, (LOGITS, 2, None, 2, SEED)),
     "count": (OPS.count_log_prob.default, (LOGITS, 3)),
     "count vjp": (OPS.count_log_prob_vjp.default, (LOGITS, 3, GRAD[..., :4].contiguous())),
+    "noise": (OPS.perturbation_noise.default, (6, 5, None, SEED, torch.float32)),
+    "noise by table": (OPS.perturbation_noise.default, (2, 9, TABLE, SEED, torch.float64)),
+    "perturbed": (OPS.perturbed_topk.default, (LOGITS, 6, ROW_K, 2, TABLE, 0.5, SEED)),
+    "perturbed indices": (OPS.perturbed_topk_indices.default, (LOGITS, 2, 2, None, 1.0, SEED)),
+    "difference": (
+        OPS.perturbed_topk_difference.default,
+        (LOGITS, GRADS, 6, ROW_K, TABLE, STEPS, *SCALES, True, SEED),
+    ),
+    "difference, one k, one step": (
+        OPS.perturbed_topk_difference.default,
+        (LOGITS, GRADS, 2, None, None, STEPS[0, 0], *SCALES, False, SEED),
+    ),
 }
 
 
@@ -38,7 +55,7 @@ def test_opcheck(call):
         else a
         for a in arguments
     ]
-    last = "third_cumulant" in str(op)  # the last derivative there is
+    last = "third_cumulant" in str(op) or "difference" in str(op)  # no derivative beyond
     torch.library.opcheck(op, arguments if last else wanted)
 
 
