@@ -28,7 +28,7 @@ _REMEDY = (
     "(pip install --no-build-isolation .), or run the pure-PyTorch reference with "
     'dg.backend("reference").'
 )
-_NO_CUDA_KERNELS = "this version of discrete_grad has no CUDA C++ kernels"
+_NO_CUDA_KERNELS = "this installation has no CUDA C++ kernels"
 _BUILD_REPORT = Path(__file__).with_name("_build_report.json")
 
 # One choice for the process. torch.compile guards on it, so a compiled function follows a change.
@@ -47,9 +47,10 @@ class backend:
     ``with dg.backend(name):`` the previous choice is put back.
 
     Args:
-        name: "auto" (the fastest compiled backend of the tensor's device: "cpp" on a CPU, "triton"
-            on a GPU), "reference" (pure PyTorch, any device), "cpp" (the compiled CPU kernels),
-            "cuda" or "triton".
+        name: "auto" (a compiled backend of the tensor's device: "cpp" on a CPU; on a GPU "triton",
+            or "cuda" where Triton is not installed), "reference" (pure PyTorch, any device), "cpp"
+            (the compiled CPU kernels), "cuda" (CUDA C++ kernels, where they were built; they need
+            no Triton) or "triton".
 
     Raises:
         ValueError: the name is none of these. A backend that cannot serve a call raises
@@ -110,31 +111,36 @@ def _build_reason() -> str:
 _extension, _extension_error = _load_extension()
 extension_loaded = _extension is not None
 _triton_installed = importlib.util.find_spec("triton") is not None
+_cuda_built = _extension is not None and bool(_extension.build_info()["cuda_archs"])
 
 
 def unavailable(name: str) -> str | None:
     """Why backend ``name`` can serve no call here, or None where it can serve some."""
     if name == "cpp":
         return _extension_error
-    if name == "cuda":
-        return _NO_CUDA_KERNELS
-    if name == "triton":
-        return _triton_error()
+    if name in ("cuda", "triton"):
+        return _missing_kernels(name) or _missing_device()
     return None
 
 
-def _triton_error() -> str | None:
-    if not _triton_installed:
+def _missing_kernels(name: str) -> str | None:
+    """Why there are no kernels of a GPU backend here, whatever the device; None where there are."""
+    if name == "triton" and not _triton_installed:
         return "Triton is not installed"
     if not extension_loaded:
         return f"the ops' derivatives are in the C++ extension, and {_extension_error}"
-    if not torch.cuda.is_available():
-        return "PyTorch sees no CUDA device"
+    if name == "cuda" and not _cuda_built:
+        reason = _build_report().get("cuda_reason")
+        return _NO_CUDA_KERNELS + (f": {reason}" if reason else "")
     return None
 
 
+def _missing_device() -> str | None:
+    return None if torch.cuda.is_available() else "PyTorch sees no CUDA device"
+
+
 def select(device_type: str) -> str:
-    """The backend that serves a call on tensors of this type: "reference", "cpp" or "triton".
+    """The backend that serves a call on tensors of this type: any name but "auto".
 
     Meta tensors have no values: the ops' shape functions serve them, for every compiled backend.
 
@@ -148,21 +154,28 @@ def select(device_type: str) -> str:
             return "cpp"
         if device_type == "cuda" and _current in ("auto", "triton") and _triton_installed:
             return "triton"
-    if device_type == "meta" and _current in ("auto", "cpp", "triton"):
+        if device_type == "cuda" and _current in ("auto", "cuda") and _cuda_built:
+            return "cuda"
+    if device_type == "meta":
         return "cpp"
     raise RuntimeError(_why_not(_current, device_type))
 
 
+_OWN = {"cpu": ("cpp",), "cuda": ("triton", "cuda")}  # the compiled backends of a device
+
+
 def _why_not(name: str, device_type: str) -> str:
-    own = {"cpu": "cpp", "cuda": "triton"}.get(device_type)
-    if name == "auto" and own is None:
+    own = _OWN.get(device_type, ())
+    if name == "auto" and not own:
         reason = "there are no compiled kernels for that device"
-    elif name == "auto" or name == own:
-        reason = str(unavailable(str(own)))
-    elif name == "cpp":
+    elif name == "auto":
+        # Each once: where the extension is missing, one reason is that of both.
+        reason = "; ".join(dict.fromkeys(str(unavailable(each)) for each in own))
+    elif name == "cpp" and device_type != "cpu":
         reason = "the C++ kernels serve CPU tensors only"
     else:
-        reason = unavailable(name) or "the Triton kernels serve CUDA tensors only"
+        kernels = {"cuda": "CUDA C++", "triton": "Triton"}.get(name)
+        reason = unavailable(name) or f"the {kernels} kernels serve CUDA tensors only"
     remedy = (
         _REMEDY
         if name in ("auto", "cpp") and device_type == "cpu"
@@ -195,6 +208,7 @@ def show_config() -> str:
     for name in NAMES[1:]:
         reason = unavailable(name)
         lines.append(f"  {name}: " + ("available" if reason is None else f"missing: {reason}"))
+    lines.append(f"CUDA tensors: {_gpu_choice()}")
     build = dict(_extension.build_info()) if _extension is not None else {}
     reason = _build_report().get("cuda_reason")
     archs = build.get("cuda_archs") or ("none" + (f" ({reason})" if reason else ""))
@@ -210,6 +224,19 @@ def show_config() -> str:
         lines.append("build: " + ", ".join(given))
     lines.append(f"package: {Path(__file__).parent} ({sys.executable})")
     return _Report("\n".join(lines))
+
+
+def _gpu_choice() -> str:
+    """Which backend serves CUDA tensors, and why that one."""
+    try:
+        serving = select("cuda")
+    except RuntimeError:
+        return "not served"
+    if _current != "auto":
+        return f"served by {serving}, which was chosen"
+    if serving == "cuda":
+        return f"served by cuda ({_missing_kernels('triton')})"
+    return f"served by {serving}, the default"
 
 
 def _version(distribution: str) -> str:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which kernels serve CUDA tensors: the one place where that is chosen.
 
-Every op is registered for CUDA as a function that looks up the launcher of the backend in force.
+Every op is registered for CUDA as a function that looks up the backend in force: the Triton
+kernels, or the CUDA C++ kernels, which the extension offers as torch.ops.discrete_grad_cuda.
 Nothing is read on the host, so the ops can be captured in a CUDA graph.
 """
 
@@ -17,8 +18,6 @@ import torch
 from discrete_grad import backends
 from discrete_grad.ops import library
 
-_OPS = [schema.partition("(")[0] for schema in library.schemas()]
-
 
 @functools.cache
 def _launchers() -> Mapping[str, Callable[..., Any]]:
@@ -30,11 +29,12 @@ def _launchers() -> Mapping[str, Callable[..., Any]]:
 
 
 def _serve(name: str, *args: Any) -> Any:
-    backends.select("cuda")
+    if backends.select("cuda") == "cuda":
+        return getattr(torch.ops.discrete_grad_cuda, name)(*args)
     return _launchers()[name](*args)
 
 
-for _name in _OPS:
+for _name in library.kernel_ops():
     # The C++ library registers the forward pass of simple, the sampler, for every device.
     if not (backends.extension_loaded and _name == "simple"):
         torch.library.impl(f"discrete_grad::{_name}", "CUDA", functools.partial(_serve, _name))

@@ -20,6 +20,16 @@ def schemas() -> list[str]:
     return [match["schema"] for match in _SCHEMA.finditer(table)]
 
 
+# Ops whose forward pass is another op on every device; the others have a kernel in each backend.
+COMPOSITES = frozenset({"imle_topk", "aimle_topk"})
+
+
+def kernel_ops() -> list[str]:
+    """The names of the ops that a backend has kernels for."""
+    names = [schema.partition("(")[0] for schema in schemas()]
+    return [name for name in names if name not in COMPOSITES]
+
+
 # The Library object must live as long as the ops.
 _library: torch.library.Library | None = None
 if not backends.extension_loaded:

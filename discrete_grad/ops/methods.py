@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import torch
+
 # The linear recursion of the CPU kernels beats the contour on short rows: up to so many items, and
 # so much work n min(k, n - k), where there are rows to fill the lanes of a vector. What this rule
 # loses is measured by bench/crossover.py.
@@ -16,11 +18,15 @@ _LINEAR_ITEMS_ON_GPU = 32
 _LINEAR_COUNT_ON_GPU = 8
 
 
-def choose_method(rows: int, n: int, k: int | None, device_type: str) -> str:
-    """ "linear" for many rows of small n k, else "contour". ``k`` None: it differs by row."""
+def choose_method(rows: int | torch.SymInt, n: int, k: int | None, device_type: str) -> str:
+    """ "linear" for many rows of small n k, else "contour". ``k`` None: it differs by row.
+
+    An exported program has one method for every batch: a symbolic number of rows counts as many.
+    """
     narrow = n // 2 if k is None else min(k, n - k)
     if device_type == "cuda":
         linear = n <= _LINEAR_ITEMS_ON_GPU and narrow <= _LINEAR_COUNT_ON_GPU
     else:
-        linear = n <= _LINEAR_ITEMS and n * narrow <= _LINEAR_WORK and rows >= _LINEAR_ROWS
+        many = isinstance(rows, torch.SymInt) or rows >= _LINEAR_ROWS
+        linear = n <= _LINEAR_ITEMS and n * narrow <= _LINEAR_WORK and many
     return "linear" if linear else "contour"

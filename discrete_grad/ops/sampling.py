@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from discrete_grad import backends, reference
 from discrete_grad.ops import routing
 from discrete_grad.ops.marginals import marginals
+from discrete_grad.ops.randomness import vmap_draws
 
 
 def sample(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor) -> Tensor:
@@ -60,27 +60,6 @@ def _(logits: Tensor, k: int, num_samples: int, seed: Tensor) -> Tensor:
     return logits.new_empty([num_samples, *logits.shape[:-1], k], dtype=torch.int64)
 
 
-def _vmap_random(
-    call: Callable[[Tensor, Tensor | None, Tensor], Tensor],
-    size: int,
-    logits: tuple[Tensor, int | None],
-    row_k: tuple[Tensor | None, int | None],
-    seed: tuple[Tensor, int | None],
-) -> tuple[Tensor, int]:
-    """One draw for each slice, by the ``randomness`` of ``torch.vmap``.
-
-    "different" comes as a seed for each slice: one serves, since a draw depends on its row. "same"
-    comes as one seed, and each slice must then draw as it would alone.
-    """
-    rows = routing.batch_first(logits[0], logits[1], size)
-    counts = routing.batch_first(row_k[0], row_k[1], size)
-    assert rows is not None
-    if seed[1] is not None:
-        return call(rows, counts, seed[0].select(seed[1], 0)), 1
-    slices = [call(rows[b], None if counts is None else counts[b], seed[0]) for b in range(size)]
-    return torch.stack(slices, 1), 1
-
-
 @torch.library.register_vmap("discrete_grad::subset_sample")
 def _(
     info: Any,
@@ -92,7 +71,7 @@ def _(
     seed: Tensor,
 ) -> Any:
     op = torch.ops.discrete_grad.subset_sample.default
-    return _vmap_random(
+    return vmap_draws(
         lambda rows, counts, one_seed: op(rows, k, counts, num_samples, one_seed),
         info.batch_size,
         (logits, in_dims[0]),
@@ -112,7 +91,7 @@ def _(
     seed: Tensor,
 ) -> Any:
     op = torch.ops.discrete_grad.simple.default
-    return _vmap_random(
+    return vmap_draws(
         lambda rows, counts, one_seed: op(rows, k, counts, num_samples, one_seed),
         info.batch_size,
         (logits, in_dims[0]),
@@ -124,7 +103,7 @@ def _(
 @torch.library.register_vmap("discrete_grad::subset_sample_indices")
 def _(info: Any, in_dims: Any, logits: Tensor, k: int, num_samples: int, seed: Tensor) -> Any:
     op = torch.ops.discrete_grad.subset_sample_indices.default
-    return _vmap_random(
+    return vmap_draws(
         lambda rows, _, one_seed: op(rows, k, num_samples, one_seed),
         info.batch_size,
         (logits, in_dims[0]),

@@ -78,13 +78,16 @@ CALLS = {
 @pytest.mark.parametrize("name", ["cuda", "triton"])
 def test_a_gpu_backend_raises_in_every_call_on_a_cpu(monkeypatch, name, call):
     monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: True)
-    reason = {"cuda": "no CUDA C\\+\\+ kernels", "triton": "serve CUDA tensors only"}[name]
-    message = f"backend '{name}' cannot serve tensors on device 'cpu'.*{reason}"
+    monkeypatch.setattr(backends, "_cuda_built", True)
+    message = f"backend '{name}' cannot serve tensors on device 'cpu'.*serve CUDA tensors only"
     with dg.backend(name), pytest.raises(RuntimeError, match=message):
         call(torch.randn(4, 4))
 
 
-def test_who_serves_a_gpu():
+@pytest.mark.parametrize("built", [False, True], ids=["without cuda", "with cuda"])
+def test_who_serves_a_gpu(monkeypatch, built):
+    """Triton is the default; the CUDA C++ kernels serve where they are asked for."""
+    monkeypatch.setattr(backends, "_cuda_built", built)
     assert backends.select("cuda") == "triton"
     with dg.backend("triton"):
         assert backends.select("cuda") == "triton"
@@ -93,17 +96,37 @@ def test_who_serves_a_gpu():
         assert backends.select("cuda") == "reference"
     with dg.backend("cpp"), pytest.raises(RuntimeError, match="serve CPU tensors only"):
         backends.select("cuda")
-    with dg.backend("cuda"), pytest.raises(RuntimeError, match="no CUDA C"):
-        backends.select("cuda")
+    with dg.backend("cuda"):
+        assert backends.select("meta") == "cpp"
+        if built:
+            assert backends.select("cuda") == "cuda"
+        else:
+            with pytest.raises(RuntimeError, match="no CUDA C"):
+                backends.select("cuda")
     with pytest.raises(RuntimeError, match="no compiled kernels for that device"):
         backends.select("xla")
 
 
-@pytest.mark.parametrize("name", ["auto", "triton"])
-def test_what_triton_lacks(monkeypatch, name):
+def test_without_triton_the_cuda_kernels_serve(monkeypatch):
+    monkeypatch.setattr(backends, "_triton_installed", False)
+    monkeypatch.setattr(backends, "_cuda_built", True)
+    assert backends.select("cuda") == "cuda"
+    assert "CUDA tensors: served by cuda (Triton is not installed)" in dg.show_config()
+    with dg.backend("triton"), pytest.raises(RuntimeError, match="Triton is not installed"):
+        backends.select("cuda")
+
+
+@pytest.mark.parametrize("name", ["auto", "triton", "cuda"])
+def test_what_a_gpu_backend_lacks(monkeypatch, tmp_path, name):
+    report = tmp_path / "report.json"
+    report.write_text('{"cuda_reason": "nvcc was not found"}')
+    monkeypatch.setattr(backends, "_BUILD_REPORT", report)
+    monkeypatch.setattr(backends, "_triton_installed", False)
+    monkeypatch.setattr(backends, "_cuda_built", False)
+    reasons = {"triton": "Triton is not installed", "cuda": "no CUDA C.. kernels: nvcc was not"}
+    wanted = reasons.get(name, f"{reasons['triton']}; .*{reasons['cuda']}")
     with dg.backend(name):
-        monkeypatch.setattr(backends, "_triton_installed", False)
-        with pytest.raises(RuntimeError, match=r"Triton is not installed.*reference"):
+        with pytest.raises(RuntimeError, match=f"{wanted}.*reference"):
             backends.select("cuda")
         monkeypatch.setattr(backends, "_triton_installed", True)
         monkeypatch.setattr(backends, "extension_loaded", False)
@@ -135,13 +158,20 @@ def test_show_config(monkeypatch):
     for part in (f"torch {torch.__version__}", "backend: auto", "reference: available", "SIMD"):
         assert part in text
     assert "cpp: available" in text
-    assert "cuda: missing: this version of discrete_grad has no CUDA C++ kernels" in text
+    monkeypatch.setattr(backends, "_cuda_built", False)
+    assert "cuda: missing: this installation has no CUDA C++ kernels" in dg.show_config()
+    assert "CUDA tensors: served by triton, the default" in dg.show_config()
     monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: False)
     assert "triton: missing: PyTorch sees no CUDA device" in dg.show_config()
     monkeypatch.setattr(backends.torch.cuda, "is_available", lambda: True)
     assert "triton: available" in dg.show_config()
+    monkeypatch.setattr(backends, "_cuda_built", True)
+    assert "cuda: available" in dg.show_config()
     with dg.backend("reference"):
         assert "backend: reference" in dg.show_config()
+        assert "CUDA tensors: served by reference, which was chosen" in dg.show_config()
+    with dg.backend("cpp"):
+        assert "CUDA tensors: not served" in dg.show_config()
     monkeypatch.setattr(backends, "_extension", None)
     monkeypatch.setattr(backends, "_extension_error", "the C++ extension is not built: no compiler")
     assert "cpp: missing: the C++ extension is not built: no compiler" in dg.show_config()

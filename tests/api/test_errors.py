@@ -30,6 +30,9 @@ BY_COUNT = {
     "covariance": dg.subset.covariance,
     "mode": dg.subset.mode,
     "simple": dg.simple,
+    "perturbed_topk": dg.perturbed_topk,
+    "perturbed_topk_indices": dg.perturbed_topk_indices,
+    "imle_topk": dg.imle_topk,
     "KSubset": lambda logits, k: dg.KSubset(k, logits=logits, validate_args=False),
 }
 by_count = pytest.mark.parametrize("function", BY_COUNT.values(), ids=BY_COUNT)
@@ -123,7 +126,8 @@ def test_k(function, value, error, message):
 
 
 @pytest.mark.parametrize(
-    "function", [BY_COUNT[name] for name in BY_COUNT if name not in ("sample_indices", "KSubset")]
+    "function",
+    [BY_COUNT[name] for name in BY_COUNT if not name.endswith("indices") and name != "KSubset"],
 )
 @cases(BAD_COUNT_TENSORS)
 def test_k_tensor(function, value, error, message):
@@ -168,6 +172,9 @@ DRAWING = {
     "sample": dg.subset.sample,
     "sample_indices": dg.subset.sample_indices,
     "simple": dg.simple,
+    "perturbed_topk": dg.perturbed_topk,
+    "perturbed_topk_indices": dg.perturbed_topk_indices,
+    "imle_topk": dg.imle_topk,
 }
 drawing = pytest.mark.parametrize("function", DRAWING.values(), ids=DRAWING)
 

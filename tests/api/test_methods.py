@@ -26,6 +26,20 @@ def test_few_rows_do_not_fill_the_lanes_of_a_vector():
     assert choose_method(4, 8, 2, "cpu") == "contour"
 
 
+def test_one_exported_program_serves_every_batch():
+    class Marginals(torch.nn.Module):
+        def forward(self, x):
+            return dg.subset.marginals(x, 2)
+
+    batch = torch.export.Dim("batch", min=2, max=512)
+    exported = torch.export.export(
+        Marginals(), (torch.randn(5, 6),), dynamic_shapes=({0: batch},)
+    ).module()
+    for rows in (2, 100):
+        x = torch.randn(rows, 6)
+        torch.testing.assert_close(exported(x), dg.subset.marginals(x, 2))
+
+
 def test_the_tree_of_a_gpu_stays_in_registers():
     assert choose_method(64, 64, 16, "cpu") == "linear"
     assert choose_method(64, 64, 16, "cuda") == "contour"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,35 @@ import discrete_grad as dg
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PUBLIC = {"KSubset", "backend", "show_config", "simple", "subset"}
+PUBLIC = {
+    "AdaptiveTargetDistribution",
+    "BaseNoiseDistribution",
+    "BaseTargetDistribution",
+    "GumbelNoiseDistribution",
+    "KSubset",
+    "LaplaceNoiseDistribution",
+    "LogisticNoiseDistribution",
+    "MovingAverageBaseline",
+    "NormalNoiseDistribution",
+    "SumOfGammaNoiseDistribution",
+    "TargetDistribution",
+    "aimle",
+    "aimle_topk",
+    "backend",
+    "estimators",
+    "gumbel_softmax_topk",
+    "imle",
+    "imle_topk",
+    "perturbed_optimizer",
+    "perturbed_topk",
+    "perturbed_topk_indices",
+    "score_function",
+    "show_config",
+    "simple",
+    "solvers",
+    "straight_through_topk",
+    "subset",
+}
 SIGNATURES = {
     "log_partition": "logits, k, *, method='auto'",
     "marginals": "logits, k, *, method='auto'",
@@ -54,6 +84,19 @@ def test_signatures():
     assert bare(dg.show_config) == ""
 
 
+def test_the_import_is_light():
+    """It brings neither SciPy nor PyTorch's compiler, which take longer than all the rest."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import discrete_grad;"
+        "print(sorted({m.split('.')[0] + '.' + m.split('.')[1] if '.' in m else m"
+        " for m in set(sys.modules) - before} & {'scipy', 'sympy', 'torch._dynamo', 'triton'}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_no_module_bears_the_name_of_a_public_function():
     functions = {name for name in PUBLIC if not inspect.ismodule(getattr(dg, name))}
     modules = {path.stem for path in (ROOT / "discrete_grad").iterdir()}
@@ -65,6 +108,8 @@ def test_no_module_bears_the_name_of_a_public_function():
 # What each part of the package may import from the package; "" is the package's own name.
 LAYERS: dict[str, set[str]] = {
     "reference": set(),
+    "gamma_sums": set(),
+    "quantiles": {"gamma_sums"},
     "triton_kernels": set(),
     "checks": set(),
     "backends": {"checks"},
@@ -72,10 +117,12 @@ LAYERS: dict[str, set[str]] = {
     "ops": {"backends", "reference", "triton_kernels"},
     "likelihood": {"ops"},
     "inverse": {"checks", "ops"},
+    "noise": {"checks", "ops", "quantiles", "rng"},
     "subset": {"checks", "inverse", "likelihood", "ops", "rng"},
-    "estimators": {"checks", "likelihood", "ops", "rng"},
+    "solvers": {"checks", "subset"},
+    "estimators": {"checks", "likelihood", "noise", "ops", "rng", "solvers", "subset"},
     "distributions": {"checks", "estimators", "subset"},
-    "__init__": {"backends", "distributions", "estimators", "subset"},
+    "__init__": {"backends", "distributions", "estimators", "noise", "solvers", "subset"},
     "demo": {""},
 }
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import discrete_grad  # noqa: F401 - registers the ops
+from discrete_grad.ops.library import COMPOSITES
 
 OPS = torch.ops.discrete_grad
 INF = float("inf")
@@ -39,6 +40,13 @@ def _shapes(dtype: torch.dtype) -> Iterator[tuple[str, torch.Tensor, int, torch.
     yield "long", torch.randn(2, 150, dtype=dtype), 40, None
 
 
+def _table(dtype: torch.dtype) -> torch.Tensor:
+    """A quantile table of the right shape, falling by steps."""
+    table = torch.zeros(881, 4, dtype=dtype)
+    table[:, 0] = torch.linspace(5, -5, 881)
+    return table
+
+
 def _fixed(op: str) -> Iterator[tuple[str, tuple[object, ...]]]:
     """Arguments for `op`; floating tensors are made to require a gradient by the test."""
     for dtype in (torch.float64, torch.float32):
@@ -63,6 +71,18 @@ def _fixed(op: str) -> Iterator[tuple[str, tuple[object, ...]]]:
                 yield tag, (logits, k, row_k, 3, SEED)
             elif op == "subset_sample_indices" and row_k is None:
                 yield tag, (logits, k, 3, SEED)
+            elif op == "perturbation_noise" and label in ("batch", "masked"):
+                for table in (None, _table(dtype)):
+                    yield f"{tag}-{table is None}", (5, 9, table, SEED, dtype)
+            elif op == "perturbed_topk":
+                yield tag, (logits, k, row_k, 3, _table(dtype), 0.7, SEED)
+            elif op == "perturbed_topk_indices" and row_k is None:
+                yield tag, (logits, k, 3, None, 0.7, SEED)
+            elif op == "perturbed_topk_difference":
+                grads = torch.randn(2, *logits.shape, dtype=dtype)
+                for symmetric, step in ((False, torch.tensor(0.5, dtype=dtype)), (True, per_row)):
+                    settings = (step, 0.9, 1.0, 0.9, 1.0, symmetric, SEED)
+                    yield f"{tag}-{symmetric}", (logits, grads, k, row_k, None, *settings)
             elif op.startswith("count_log_prob") and row_k is None:
                 cotangent = torch.randn(*logits.shape[:-1], k + 1, dtype=dtype)
                 extra = {"count_log_prob": (), "count_log_prob_vjp": (cotangent,)}
@@ -79,9 +99,23 @@ NAMES = (
     "count_log_prob",
     "count_log_prob_vjp",
     "count_log_prob_vjp_backward",
+    "perturbation_noise",
+    "perturbed_topk",
+    "perturbed_topk_indices",
+    "perturbed_topk_difference",
 )
-NOT_DIFFERENTIABLE = {"subset_sample", "subset_sample_indices"}
-LAST_DERIVATIVES = {"subset_third_cumulant", "count_log_prob_vjp_backward"}
+NOT_DIFFERENTIABLE = {
+    "subset_sample",
+    "subset_sample_indices",
+    "perturbation_noise",
+    "perturbed_topk",
+    "perturbed_topk_indices",
+}
+LAST_DERIVATIVES = {
+    "subset_third_cumulant": "reference",
+    "count_log_prob_vjp_backward": "reference",
+    "perturbed_topk_difference": "piecewise constant",
+}
 CASES = [pytest.param(op, args, id=f"{op}-{tag}") for op in NAMES for tag, args in _fixed(op)]
 
 
@@ -123,7 +157,7 @@ def test_every_op_is_checked():
         for name in torch._C._dispatch_get_all_op_names()
         if name.startswith("discrete_grad::")
     }
-    assert registered == set(NAMES)
+    assert registered == set(NAMES) | COMPOSITES  # tests/imle checks those
     covered = {param.values[0] for param in CASES}
     assert covered == set(NAMES)
 
@@ -146,7 +180,7 @@ def test_the_last_derivatives_refuse_another_one(op):
     _, args = next(_fixed(op))
     values = getattr(OPS, op)(*_sample(args, True))
     first = values[0] if isinstance(values, tuple) else values
-    with pytest.raises(NotImplementedError, match="reference"):
+    with pytest.raises(NotImplementedError, match=LAST_DERIVATIVES[op]):
         first.sum().backward()
 
 
