@@ -5,8 +5,9 @@ Environment variables that are read:
 
 DISCRETE_GRAD_NO_EXTENSION=1  install as pure Python
 DISCRETE_GRAD_SANITIZE=1      AddressSanitizer and UndefinedBehaviorSanitizer
-DISCRETE_GRAD_WERROR=1        compiler warnings and GPU register spills are errors
-FORCE_CUDA=1                  CUDA kernels even with a CPU torch; an error where it cannot be
+DISCRETE_GRAD_WERROR=1        compiler warnings are errors
+DISCRETE_GRAD_CUDA=0|1        without the CUDA kernels | with them, even with a CPU torch, and an
+                              error where it cannot be (default: where torch and nvcc have CUDA)
 CXX, CUDA_HOME, TORCH_CUDA_ARCH_LIST, MAX_JOBS   as for every torch extension
 
 Without a working C++ compiler the package still installs as pure Python. What was built, and why
@@ -15,10 +16,10 @@ not more, is left in discrete_grad/_build_report.json for discrete_grad.show_con
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import platform
-import re
 import shlex
 import shutil
 import subprocess
@@ -46,8 +47,18 @@ ISA_FLAGS = {
         *("-mavx2", "-mfma", "-mf16c"),
     ],
 }
-# Compute capabilities by default; newer GPUs run the PTX of the last one.
-CUDA_ARCHS = ("80", "90", "100")
+
+
+def load_cuda_build():
+    """csrc/cuda/build.py: how the CUDA kernels are compiled."""
+    file = Path(__file__).parent / "csrc" / "cuda" / "build.py"
+    spec = importlib.util.spec_from_file_location("discrete_grad_cuda_build", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cuda = load_cuda_build()
 
 
 def flag(name: str) -> bool:
@@ -104,40 +115,14 @@ def openmp_flags() -> list[str]:
     return [] if sys.platform == "darwin" else ["-fopenmp"]
 
 
-def find_nvcc() -> str | None:
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    if home:
-        return shutil.which("nvcc", path=os.path.join(home, "bin"))
-    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-
-
-def plan_cuda(torch_has_cuda: bool) -> dict[str, object]:
-    forced, nvcc, sources = flag("FORCE_CUDA"), find_nvcc(), glob("csrc/cuda/*.cu")
-    if not sources:
-        reason = "this version has no CUDA sources (csrc/cuda/*.cu)"
-    elif nvcc is None:
-        reason = "nvcc was not found (neither in CUDA_HOME nor on PATH)"
-    elif not torch_has_cuda and not forced:
-        reason = "this torch has no CUDA (FORCE_CUDA=1 builds the kernels all the same)"
-    else:
-        known = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
-        asked = os.environ.get("TORCH_CUDA_ARCH_LIST")
-        archs = [a.replace(".", "").replace("+PTX", "") for a in re.split(r"[;\s]+", asked or "")]
-        archs = [a for a in archs if a] or [a for a in CUDA_ARCHS if f"compute_{a}" in known]
-        return {"cuda": True, "cuda_archs": tuple(archs), "nvcc": nvcc}
-    if forced:
-        raise SystemExit(f"FORCE_CUDA=1, but {reason}.")
-    return {"cuda": False, "cuda_reason": reason}
-
-
 def make_plan() -> Plan:
     if flag("DISCRETE_GRAD_NO_EXTENSION"):
         compiler, reason = None, "DISCRETE_GRAD_NO_EXTENSION=1 was set at installation"
     else:
         compiler, reason = find_compiler()
     if compiler is None:
-        if flag("FORCE_CUDA"):
-            raise SystemExit(f"FORCE_CUDA=1, but the extension is not built: {reason}.")
+        if cuda.asked():
+            raise SystemExit(f"{cuda.VARIABLE}=1, but the extension is not built: {reason}.")
         return Plan(extension=False, reason=reason, cuda_reason=reason)
     try:
         import torch
@@ -149,13 +134,18 @@ def make_plan() -> Plan:
         ) from error
     os.environ["CXX"] = compiler  # torch and setuptools each look for one; let both take this
     isas = tuple(ISA_FLAGS) if platform.machine() in ("x86_64", "AMD64") else ("DEFAULT",)
+    headers = Path(torch.__file__).parent / "include"
+    decision = cuda.decide(torch.version.cuda is not None, headers)
     return Plan(
         extension=True,
         compiler=compiler,
         torch=torch.__version__,
         isas=isas,
         sanitize=flag("DISCRETE_GRAD_SANITIZE"),
-        **plan_cuda(torch.version.cuda is not None),
+        cuda=decision.build,
+        cuda_reason=decision.reason,
+        cuda_archs=decision.archs,
+        nvcc=decision.nvcc,
     )
 
 
@@ -168,7 +158,6 @@ def make_extension(plan: Plan):
     macros += [("DG_HAVE_X86_LEVELS", None)] if "AVX512" in plan.isas else []
     if plan.cuda:
         sources += glob("csrc/cuda/*.cpp")
-        macros += [("DISCRETE_GRAD_WITH_CUDA", None)]
         macros += [("DISCRETE_GRAD_CUDA_ARCHS", '"' + ",".join(plan.cuda_archs) + '"')]
     flags = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fvisibility=hidden"]
     flags += ["-Wall", "-Wextra", "-Wno-psabi", *openmp_flags()]
@@ -228,28 +217,11 @@ def make_build_ext(plan: Plan):
             super().build_extension(extension)
 
         def add_cuda(self, extension) -> None:
-            """Framework-free .cu files: nvcc alone, the static CUDA runtime, no torch headers."""
-            ptxas = "-warn-spills,-warn-lmem-usage"
-            ptxas += ",-Werror" if flag("DISCRETE_GRAD_WERROR") else ""
-            base = [plan.nvcc, "-c", "-O3", "-std=c++17", "-Icsrc", "-ccbin", plan.compiler]
-            base += ["-Xcompiler", "-fPIC,-fvisibility=hidden", "-Xptxas", ptxas]
-            for arch in plan.cuda_archs:
-                base += ["-gencode", f"arch=compute_{arch},code=sm_{arch}"]
-            newest = max(plan.cuda_archs, key=lambda a: int(re.sub(r"\D", "", a)))
-            base += ["-gencode", f"arch=compute_{newest},code=compute_{newest}"]
-
-            def compile_one(source: str) -> str:
-                target = os.path.join(self.build_temp, "cuda", Path(source).stem + ".cu.o")
-                self.spawn([*base, source, "-o", target])
-                return target
-
-            os.makedirs(os.path.join(self.build_temp, "cuda"), exist_ok=True)
-            with ThreadPoolExecutor(jobs()) as pool:
-                extension.extra_objects += pool.map(compile_one, sorted(glob("csrc/cuda/*.cu")))
-            # nvcc may be a wrapper script, so it is asked where its libraries are.
-            dry = subprocess.run([*base, "--dryrun", "x.cu"], capture_output=True, text=True)
-            extension.library_dirs += re.findall(r'"-L([^"]+)"', dry.stderr)
-            extension.libraries += ["cudart_static", "rt", "dl", "pthread"]
+            line = cuda.command(plan.nvcc, plan.cuda_archs, plan.compiler)
+            folder = Path(self.build_temp, "cuda")
+            extension.extra_objects += cuda.compile_objects(line, folder, jobs(), self.spawn)
+            extension.library_dirs += cuda.library_folders(line)
+            extension.libraries += cuda.LIBRARIES
 
     return build_ext
 

@@ -5,12 +5,13 @@
     python bench/gpu_check.py --stages tests bench # or: make gpu-check STAGE="tests bench"
 
 Runs with the Python it is started with, in which torch, triton, pytest and setuptools are installed
-already; installs this checkout there in editable mode (stage build) and downloads nothing. Each
-step has a share of the time, to which is added what those before it left over, and a step that
-fails or hangs does not hide the next. Writes report.json, report.md, log.txt, kernels.md and
-bench.json (which belongs in bench/results) to gpu-check/, or to the folder that the environment
-variable OUT names. Exit status 1 where a step failed, 2 where there is no GPU. Only the standard
-library is imported here, so that the report is written whatever is broken.
+already; installs this checkout there in editable mode (stage build) and downloads nothing. The CUDA
+C++ kernels are built, tested and sanitized beside the Triton kernels where nvcc is found. Each step
+has a share of the time, to which is added what those before it left over, and a step that fails or
+hangs does not hide the next. Writes report.json, report.md, log.txt, kernels.md and bench.json
+(which belongs in bench/results) to gpu-check/, or to the folder that the environment variable OUT
+names. Exit status 1 where a step failed, 2 where there is no GPU. Only the standard library is
+imported here, so that the report is written whatever is broken.
 """
 
 from __future__ import annotations
@@ -102,23 +103,40 @@ def commands(out: Path, capability: str) -> list[Command]:
     # Without torch's caching allocator, so that a tensor's end is an allocation's end.
     plain = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     tools = {"memcheck": ("--report-api-errors=no",), "racecheck": (), "initcheck": ()}
+    # The CUDA kernels need no compilation while a tool watches, so they take less time.
+    backends = {"triton": 30, "cuda": 12} if has_nvcc() else {"triton": 30}
+    # nvcc for this device alone.
+    here = {"TORCH_CUDA_ARCH_LIST": f"{capability[:-1]}.{capability[-1]}"}
     return [
-        Command("build", "install", (*pip, "--editable", str(ROOT)), 90),
+        Command("build", "install", (*pip, "--editable", str(ROOT)), 90, here),
         Command("build", "kernels", (*aot, "--output", str(out / "kernels.md")), 50),
         Command("tests", "values", (*pytest, *others, *side_by_side, xml("values")), 130),
         Command("tests", "execution", (*pytest, *alone, xml("execution")), 75),
         *(
             Command(
                 "sanitize",
-                tool,
-                ("compute-sanitizer", f"--tool={tool}", *sanitizer, *own, *small),
-                35,
+                f"{tool} {backend}",
+                (
+                    *("compute-sanitizer", f"--tool={tool}", *sanitizer, *own),
+                    *(*small, f"--backend={backend}"),
+                ),
+                share,
                 plain,
             )
+            for backend, share in backends.items()
             for tool, own in tools.items()
         ),
         Command("bench", "bench/gpu.py", bench, 80),
     ]
+
+
+def has_nvcc() -> bool:
+    """As csrc/cuda/build.py looks for it."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home:
+        return shutil.which("nvcc", path=os.path.join(home, "bin")) is not None
+    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    return found is not None
 
 
 def junit_folder(out: Path) -> Path:

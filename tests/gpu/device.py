@@ -15,7 +15,7 @@ import torch
 # Deterministic algorithms, which the settings of all tests ask for, need it of cuBLAS.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
-BACKENDS = ("triton",)
+BACKENDS = ("triton", "cuda")
 DEVICE = torch.device("cuda")
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs every op once for each kind of row, small: for compute-sanitizer, which slows a GPU down.
 
-    python tests/gpu/small_shapes.py [--device cuda]
+    python tests/gpu/small_shapes.py [--backend triton|cuda] [--device cuda]
 
 Lengths: several rows in one program, one row in one, one row over many programs. The results are
 checked only for being there (a sum of k): what they are worth is what the tests check.
@@ -14,7 +14,7 @@ import argparse
 import torch
 from torch import Tensor
 
-import discrete_grad  # noqa: F401 - registers the ops
+import discrete_grad as dg  # registers the ops
 
 OPS = torch.ops.discrete_grad
 LENGTHS = (4, 70, 1500, 20_000)
@@ -62,20 +62,42 @@ def run(device: torch.device, dtype: torch.dtype, n: int) -> set[str]:
     cotangent = torch.rand_like(counted)
     call("count_log_prob_vjp", logits, k, cotangent)
     call("count_log_prob_vjp_backward", logits, k, cotangent, other)
+
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    # A table of quantiles that falls piece by piece; without one the noise is Gumbel.
+    table = torch.linspace(20, -20, 881, device=device, dtype=compute)
+    table = torch.stack([table, *[torch.zeros_like(table)] * 3], -1)
+    step = torch.full((ROWS,), 0.5, device=device, dtype=compute)
+    for quantiles in (None, table):
+        call("perturbation_noise", 2 * ROWS, n, quantiles, seed, compute)
+        for counts in ((k, None), (n, row_k)):
+            (hot,) = call("perturbed_topk", logits, *counts, 2, quantiles, 1.0, seed)
+            expect_sums(f"perturbed_topk, {dtype}, n = {n}", hot, k)
+            for symmetric in (False, True):
+                settings = (quantiles, step, 1.0, 1.0, 1.0, 1.0, symmetric, seed)
+                gradients = grad.expand(2, ROWS, n)
+                difference, _ = call(
+                    "perturbed_topk_difference", logits, gradients, *counts, *settings
+                )
+                expect_sums(f"perturbed_topk_difference, {dtype}, n = {n}", difference, 0)
+        call("perturbed_topk_indices", logits, k, 2, quantiles, 1.0, seed)
     return ran
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", type=torch.device, default=torch.device("cuda"))
-    device = parser.parse_args().device
+    parser.add_argument("--backend", default="auto")
+    options = parser.parse_args()
+    device = options.device
+    dg.backend(options.backend)
     torch.manual_seed(0)
     ran: set[str] = set()
     for dtype, n in PROBLEMS:
         ran |= run(device, dtype, n)
     if device.type == "cuda":
         torch.cuda.synchronize()
-    print(f"{len(ran)} ops ran on {device}: {', '.join(sorted(ran))}")
+    print(f"{len(ran)} ops ran on {device} ({options.backend}): {', '.join(sorted(ran))}")
 
 
 if __name__ == "__main__":

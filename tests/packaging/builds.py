@@ -21,7 +21,7 @@ SOURCES = (
 
 def clean_environment(**variables: str) -> dict[str, str]:
     """This process's environment without what would change a build, plus `variables`."""
-    drop = ("DISCRETE_GRAD_", "FORCE_CUDA", "PYTHONPATH")
+    drop = ("DISCRETE_GRAD_", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(drop)}
     return environment | variables
 

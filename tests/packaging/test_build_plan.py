@@ -14,10 +14,11 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from tests.packaging.builds import ROOT, clean_environment, install, probe
 
-VARIABLES = ("DISCRETE_GRAD_NO_EXTENSION", "DISCRETE_GRAD_SANITIZE", "FORCE_CUDA", "CXX")
+VARIABLES = ("DISCRETE_GRAD_NO_EXTENSION", "DISCRETE_GRAD_SANITIZE", "DISCRETE_GRAD_CUDA", "CXX")
 
 
 @pytest.fixture
@@ -34,6 +35,9 @@ def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
     return module
+
+
+HEADERS = Path(torch.__file__).parent / "include"
 
 
 def cuda_source() -> None:
@@ -77,28 +81,30 @@ def test_extension_refused(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -
     assert "DISCRETE_GRAD_NO_EXTENSION=1" in plan.reason
 
 
-def test_force_cuda_without_sources(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_CUDA", "1")
-    with pytest.raises(SystemExit, match=r"FORCE_CUDA=1, but this version has no CUDA sources"):
+def test_cuda_asked_for_without_sources(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "1")
+    with pytest.raises(
+        SystemExit, match=r"DISCRETE_GRAD_CUDA=1, but this version has no CUDA sources"
+    ):
         build.make_plan()
 
 
-def test_force_cuda_without_nvcc(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cuda_asked_for_without_nvcc(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_source()
-    monkeypatch.setenv("FORCE_CUDA", "1")
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "1")
     monkeypatch.setenv("CUDA_HOME", "/nonexistent")
-    with pytest.raises(SystemExit, match=r"FORCE_CUDA=1, but nvcc was not found"):
+    with pytest.raises(SystemExit, match=r"DISCRETE_GRAD_CUDA=1, but nvcc was not found"):
         build.make_plan()
 
 
 @pytest.mark.parametrize("variable", ["CXX", "DISCRETE_GRAD_NO_EXTENSION"])
-def test_force_cuda_without_extension(
+def test_cuda_asked_for_without_extension(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     cuda_source()
-    monkeypatch.setenv("FORCE_CUDA", "1")
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "1")
     monkeypatch.setenv(variable, "/nonexistent/c++" if variable == "CXX" else "1")
-    with pytest.raises(SystemExit, match=r"FORCE_CUDA=1, but the extension is not built"):
+    with pytest.raises(SystemExit, match=r"DISCRETE_GRAD_CUDA=1, but the extension is not built"):
         build.make_plan()
 
 
@@ -111,11 +117,11 @@ def fake_nvcc(folder: Path) -> Path:
     return nvcc.parents[1]
 
 
-def test_force_cuda_takes_what_nvcc_knows(
+def test_cuda_asked_for_takes_what_nvcc_knows(
     build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     cuda_source()
-    monkeypatch.setenv("FORCE_CUDA", "1")
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "1")
     monkeypatch.setenv("CUDA_HOME", str(fake_nvcc(tmp_path)))
     monkeypatch.delenv("TORCH_CUDA_ARCH_LIST", raising=False)
     plan = build.make_plan()
@@ -130,16 +136,72 @@ def test_cuda_sources_wait_for_a_torch_with_cuda(
 ) -> None:
     cuda_source()
     monkeypatch.setenv("CUDA_HOME", str(fake_nvcc(tmp_path)))
-    assert build.plan_cuda(torch_has_cuda=True)["cuda"] is True
-    plan = build.plan_cuda(torch_has_cuda=False)
-    assert plan["cuda"] is False
-    assert "this torch has no CUDA" in str(plan["cuda_reason"])
+    assert build.cuda.decide(True, HEADERS).build
+    decision = build.cuda.decide(False, HEADERS)
+    assert not decision.build
+    assert "this torch has no CUDA" in str(decision.reason)
+
+
+def test_cuda_needs_the_handle_of_a_stream(
+    build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cuda_source()
+    monkeypatch.setenv("CUDA_HOME", str(fake_nvcc(tmp_path)))
+    header = tmp_path / "c10/core/Stream.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("class Stream {};")
+    decision = build.cuda.decide(True, tmp_path)
+    assert not decision.build
+    assert "this torch is too old" in str(decision.reason)
+
+
+def test_cuda_refused(build: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cuda_source()
+    monkeypatch.setenv("CUDA_HOME", str(fake_nvcc(tmp_path)))
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "0")
+    decision = build.cuda.decide(True, HEADERS)
+    assert not decision.build
+    assert decision.reason == "DISCRETE_GRAD_CUDA=0 was set at installation"
+
+
+def test_cuda_objects_are_made_again_where_something_changed(
+    build: ModuleType, tmp_path: Path
+) -> None:
+    cuda_source()
+    header = Path("csrc/cuda/kernel.h")
+    header.write_text("#pragma once\n")
+    made = []
+
+    def spawn(line: list[str]) -> None:
+        made.append(Path(line[-3]).name)
+        Path(line[-1]).write_text("object")
+
+    def compile_all(*archs: str) -> list[str]:
+        line = build.cuda.command("nvcc", archs, "c++")
+        return build.cuda.compile_objects(line, tmp_path / "objects", 2, spawn)
+
+    objects = compile_all("90")
+    assert compile_all("90") == objects
+    assert made == ["kernel.cu"]
+    compile_all("90", "100")
+    header.write_text("#pragma once\nint changed;\n")
+    compile_all("90", "100")
+    assert made == ["kernel.cu"] * 3
+
+
+def test_the_newest_architecture_has_ptx(build: ModuleType) -> None:
+    line = build.cuda.command("nvcc", ("80", "100", "90a"), "c++")
+    assert "arch=compute_100,code=compute_100" in line
+    assert "-warn-spills,-warn-lmem-usage,-Werror" in line
 
 
 def test_flags_are_zero_or_one(build: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FORCE_CUDA", "yes")
-    with pytest.raises(SystemExit, match=r"FORCE_CUDA must be 0 or 1, not 'yes'"):
-        build.flag("FORCE_CUDA")
+    monkeypatch.setenv("DISCRETE_GRAD_CUDA", "yes")
+    with pytest.raises(SystemExit, match=r"DISCRETE_GRAD_CUDA must be 0 or 1, not 'yes'"):
+        build.cuda.asked()
+    monkeypatch.setenv("DISCRETE_GRAD_SANITIZE", "yes")
+    with pytest.raises(SystemExit, match=r"DISCRETE_GRAD_SANITIZE must be 0 or 1, not 'yes'"):
+        build.flag("DISCRETE_GRAD_SANITIZE")
 
 
 def test_both_builds_use_the_same_simd_flags(build: ModuleType) -> None:
