@@ -99,6 +99,7 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 .PHONY: bench
 bench: $(STAMP) ## time beside the baselines; writes bench/results/ and BENCHMARKS.md
 	python bench/run.py --quick $(BENCH_ARGS)
+	python bench/perturbed.py --quick
 
 .PHONY: gpu-check
 gpu-check: ## on a machine with a GPU: build, tests, sanitizers, times; writes gpu-check/
@@ -106,13 +107,15 @@ gpu-check: ## on a machine with a GPU: build, tests, sanitizers, times; writes g
 	$(PYTHON) bench/gpu_check.py $(if $(STAGE),--stages $(STAGE)) $(GPU_CHECK_ARGS)
 
 .PHONY: kernels
-kernels: $(STAMP) ## compile every Triton kernel ahead of time; writes docs/kernels.md
+kernels: $(STAMP) ## compile every GPU kernel ahead of time (needs nvcc); writes docs/kernels.md
 	PYTHONSAFEPATH=1 python -m discrete_grad.triton_kernels.aot --output docs/kernels.md
+	python csrc/cuda/resources.py --output docs/kernels.md
 
 .PHONY: cpp
 cpp: $(STAMP) ## csrc/ as a plain libtorch library with CMake, and its ctest; no Python in it
 	cmake -S . -B build/cpp -G Ninja -DCMAKE_BUILD_TYPE=Release -DDISCRETE_GRAD_TESTS=ON \
-	  -DCMAKE_PREFIX_PATH="$(TORCH_CMAKE)" $(CMAKE_ARGS)
+	  -DCMAKE_PREFIX_PATH="$(TORCH_CMAKE)" -DDISCRETE_GRAD_PYTHON="$$(command -v python)" \
+	  $(CMAKE_ARGS)
 	cmake --build build/cpp
 	ctest --test-dir build/cpp --output-on-failure
 
@@ -121,7 +124,7 @@ cpp: $(STAMP) ## csrc/ as a plain libtorch library with CMake, and its ctest; no
 SANITIZERS = LD_PRELOAD="$$($(or $(CXX),c++) -print-file-name=libasan.so) \
   $$($(or $(CXX),c++) -print-file-name=libstdc++.so.6)" \
   ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
-SANITIZE_TESTS ?= tests/accuracy tests/sampling tests/autograd
+SANITIZE_TESTS ?= tests/accuracy tests/sampling tests/autograd tests/topk
 
 .PHONY: sanitize
 sanitize: $(STAMP) ## the tests that run C++, under AddressSanitizer and UBSan, in build/sanitize

@@ -3,7 +3,7 @@
 
     python bench/report.py
 
-Of each kind of host the newest file is shown; crossover.json is shown as it is.
+Of each kind of host the newest file is shown; perturbed.json and crossover.json as they are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _INTRODUCTION = """\
 
 Written by `python bench/run.py` from the files in `bench/results/`; do not edit. `make bench` takes
 the everyday cases again on your machine (under five minutes), `python bench/run.py` all of them,
-`python bench/crossover.py` adds the crossover between the methods.
+`python bench/crossover.py` adds the crossover between the methods, and `python bench/perturbed.py`
+I-MLE.
 
 Before anything is timed, its result is held to the float64 reference. Providers of a case are timed
 in turns within one process; times are the median over the rounds, with the 20th and 80th percentile
@@ -194,15 +195,45 @@ def _crossover_cells(cells: list[Record]) -> str:
     return table(["n", "k", "n k", *(f"{rows} rows" for rows in rows_counts)], lines)
 
 
+def _perturbed(written: Record) -> str:
+    about = written["environment"]
+
+    def row(case: Record) -> list[str]:
+        ours, published = case["discrete_grad"], case["published"]
+        return [
+            case["noise"],
+            *(f"{case[part]:,}" for part in ("rows", "n", "k", "samples", "threads")),
+            case["mode"],
+            _spread(ours),
+            duration(published["p50"]),
+            f"**{multiple(case['speedup'])}**",
+            *(f"{one['peak_bytes'] / 2**20:.1f}" for one in (ours, published)),
+        ]
+
+    header = ["noise", "rows", "n", "k", "samples", "threads", "pass", "discrete_grad"]
+    header += ["published", "published / ours", "our MiB", "published MiB"]
+    parts = [
+        "## I-MLE for top-k\n",
+        f"{about['processor']}, {about['cores']} cores, {about['date'][:10]}, load average "
+        f"{about['load_average']} before, {about['load_average_after']} after. `dg.imle_topk` "
+        "beside a transcript in plain PyTorch of the published algorithm (published_imle.py): all "
+        "noise stored, torch.topk, the gamma variates of Sum-of-Gamma noise drawn one by one. "
+        "float32. Memory is what one call adds to a fresh process at its highest.\n",
+        table(header, [row(case) for case in written["cases"]]),
+    ]
+    return "\n".join(parts)
+
+
 def write() -> Path:
     """Write BENCHMARKS.md, and say where."""
     from gpu_report import newest, section  # which takes its tables from this module
 
     parts = [_INTRODUCTION, *(host(written) for written in newest_results())]
     parts += [section(written) for written in newest(RESULTS)]
-    crossover = RESULTS / "crossover.json"
-    if crossover.exists():
-        parts.append(_crossover(json.loads(crossover.read_text(encoding="utf-8"))))
+    for name, part in (("perturbed", _perturbed), ("crossover", _crossover)):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            parts.append(part(json.loads(path.read_text(encoding="utf-8"))))
     names = "\n".join(f"- `{name}`: {text}" for name, text in DESCRIPTIONS.items())
     parts.insert(1, f"Who is compared:\n\n{names}\n")
     OUTPUT.write_text("\n".join(parts), encoding="utf-8")

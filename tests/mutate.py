@@ -59,6 +59,12 @@ GRADCHECK = "tests/autograd/test_gradcheck.py"
 FIRST = f"{GRADCHECK}::test_gradcheck -k 'cpp and (normal or all-but-one)'"
 SECOND = f"{GRADCHECK}::test_gradgradcheck -k 'cpp and normal'"
 COUNT = f"{GRADCHECK}::test_count_log_prob -k cpp"
+IMLE = "tests/imle/test_definition.py"
+ADAPTIVE = "tests/imle/test_adaptive.py"
+TOPK = "tests/topk/test_cpu_topk.py"
+DIFFERENCE = f"{TOPK}::test_difference_is_that_of_two_selections"
+TOPK_TRITON = f"{INTERPRETED}/test_perturbed_topk.py -k difference"
+SCORE = "tests/estimators/test_score_function.py -k cpp"
 
 # Python first: then no extension is compiled again only to take a mutation back.
 MUTATIONS = (
@@ -173,6 +179,48 @@ MUTATIONS = (
         "excess = counts - total",
         "excess = (counts - total).detach()",
         INVERSE,
+    ),
+    Mutation(
+        "I-MLE: the left state taken at the target",
+        "discrete_grad/ops/imle_rule.py",
+        "left = moved if settings.symmetric else (1.0, settings.temperature)",
+        "left = moved",
+        f"{IMLE}::test_imle -k 'cpp and fused'",
+    ),
+    Mutation(
+        "I-MLE: central difference not halved",
+        "discrete_grad/reference/topk.py",
+        "total / (2 * max(samples, 1) if symmetric else max(samples, 1))",
+        "total / max(samples, 1)",
+        "tests/reference/test_topk.py::test_difference_step_by_step",
+    ),
+    Mutation(
+        "AIMLE: published length by default",
+        "discrete_grad/ops/step_size.py",
+        "** 0.5 if published_scale else step",
+        "** 0.5",
+        f"{ADAPTIVE}::test_the_gradient_has_the_length_of_its_lambda -k cpp",
+    ),
+    Mutation(
+        "AIMLE: beta shrinks where it should grow",
+        "discrete_grad/ops/step_size.py",
+        "ema < rule.target_norm, 1.0, -1.0",
+        "ema < rule.target_norm, -1.0, 1.0",
+        f"{ADAPTIVE}::test_trajectory_over_200_steps -k cpp",
+    ),
+    Mutation(
+        "AIMLE: an overflow counts",
+        "discrete_grad/ops/step_size.py",
+        "counts = (unusable == 0) & (total > 0)",
+        "counts = total > 0",
+        f"{ADAPTIVE}::test_a_gradient_that_is_not_finite_leaves_the_state -k cpp",
+    ),
+    Mutation(
+        "leave-one-out: the draw itself in its baseline",
+        "discrete_grad/estimators/score_function.py",
+        "(values.sum(0) - values) / (values.size(0) - 1)",
+        "values.mean(0).expand_as(values)",
+        SCORE,
     ),
     Mutation(
         "factor 2 lost in the sums of d",
@@ -356,6 +404,27 @@ MUTATIONS = (
         "multiply({at.d.re - r, at.d.im}, joint[m])",
         "multiply(at.d, joint[m])",
         SECOND,
+    ),
+    Mutation(
+        "sides of the difference swapped",
+        "csrc/cpu/simd/perturbed_topk.h",
+        "sum += in_right - in_left;",
+        "sum += in_left - in_right;",
+        DIFFERENCE,
+    ),
+    Mutation(
+        "sign of the step",
+        "csrc/cpu/simd/perturbed_topk.h",
+        "(rounded(pair.right_alpha * logit) - move(i, items))",
+        "(rounded(pair.right_alpha * logit) + move(i, items))",
+        DIFFERENCE,
+    ),
+    Mutation(
+        "ties kept beyond k",
+        "csrc/cpu/simd/perturbed_topk.h",
+        "drop_last_equals(values_.get(), size_, last.value, surplus);",
+        "drop_last_equals(values_.get(), size_, last.value, int64_t{0} * surplus);",
+        f"{TOPK}::test_mode_is_the_top_k_for_every_k",
     ),
     Mutation(
         "grad_log_partition ignored",

@@ -23,7 +23,7 @@ FIGURES = ROOT / "docs" / "figures"
 
 def test_examples_print_what_they_say():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     names: dict[str, object] = {}  # one session: the later examples build on the imports
     for block in blocks:
         said = re.findall(r"^print\(.*\)  # (.+)$", block, re.MULTILINE)
@@ -54,6 +54,19 @@ def test_demo_table_is_that_of_the_results():
     assert found["date"][:10] in README
     assert found["machine"]["processor"] in README
     assert f"{found['data']['reconstruction_floor']:.1f}" in README
+
+
+def test_shares_of_shortest_paths_are_those_of_the_results():
+    found = json.loads((FIGURES / "shortest-paths.json").read_text(encoding="utf-8"))
+    steps, maps = found["settings"]["steps"], found["settings"]["test_maps"]
+    tuned = max(run["after"]["optimal"] for name, run in found["runs"].items() if "I-MLE" in name)
+    adaptive = found["runs"]["AIMLE"]
+    said = re.sub(r"\s+", " ", README)
+    assert f"after {steps:,} steps" in said
+    assert f"on {adaptive['after']['optimal']:.0%} of {maps:,} new maps".replace("%", " %") in said
+    assert f"(before: {adaptive['before']['optimal']:.0%})".replace("%", " %") in said
+    assert f"a little higher there, at {tuned:.0%}".replace("%", " %") in said
+    assert found["date"][:10] in README
 
 
 def test_results_are_of_the_present_settings():
