@@ -63,7 +63,7 @@ IMLE = "tests/imle/test_definition.py"
 ADAPTIVE = "tests/imle/test_adaptive.py"
 TOPK = "tests/topk/test_cpu_topk.py"
 DIFFERENCE = f"{TOPK}::test_difference_is_that_of_two_selections"
-TOPK_TRITON = f"{INTERPRETED}/test_perturbed_topk.py -k difference"
+TOPK_TRITON = f"{INTERPRETED}/test_perturbed_topk.py::test_difference"
 SCORE = "tests/estimators/test_score_function.py -k cpp"
 
 # Python first: then no extension is compiled again only to take a mutation back.
@@ -305,6 +305,13 @@ MUTATIONS = (
         " - (succeeded + failed) * (q * p) * change",
         "",
         f"{INTERPRETED}/test_counts.py",
+    ),
+    Mutation(
+        "sign of the step",
+        f"{TRITON}/topk_difference_kernels.py",
+        "moved = tl.cast(alpha, theta.dtype) * theta - move",
+        "moved = tl.cast(alpha, theta.dtype) * theta + move",
+        TOPK_TRITON,
     ),
     Mutation(
         "factor 2 lost in D",

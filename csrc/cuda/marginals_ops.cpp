@@ -8,44 +8,6 @@
 
 namespace dg {
 namespace cuda {
-namespace {
-
-enum class Method { kContour, kLinear, kRecursion };
-
-Method parse_method(c10::string_view name) {
-  if (name == "contour") return Method::kContour;
-  if (name == "linear") return Method::kLinear;
-  if (name == "recursion") return Method::kRecursion;
-  TORCH_CHECK_VALUE(false, "method must be 'contour', 'linear' or 'recursion', got '",
-                    std::string(name), "'");
-}
-
-template <class T>
-const T* data_or_null(const at::Tensor& tensor) {
-  return tensor.defined() ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-at::Tensor rows_or_undefined(const std::optional<at::Tensor>& tensor, at::ScalarType type) {
-  return tensor.has_value() && tensor->defined() ? as_rows(*tensor, type) : at::Tensor();
-}
-
-// Rows without items: the empty subset is certain, and nothing else is possible.
-void log_partition_of_no_items(const at::Tensor& log_partition, int64_t k,
-                               const std::optional<at::Tensor>& row_k) {
-  if (row_k.has_value()) {
-    log_partition.zero_().masked_fill_(row_k->ne(0), NAN);
-  } else {
-    log_partition.fill_(k == 0 ? 0.0 : NAN);
-  }
-}
-
-std::vector<int64_t> count_shape(const at::Tensor& logits, int64_t max_count) {
-  std::vector<int64_t> shape = logits.sizes().vec();
-  shape.back() = max_count + 1;
-  return shape;
-}
-
-}  // namespace
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
     const at::Tensor& logits, int64_t k, const std::optional<at::Tensor>& row_k,

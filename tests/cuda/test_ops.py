@@ -5,8 +5,6 @@ and dtype; what the kernels compute is checked by the other files of this folder
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -15,18 +13,13 @@ import discrete_grad.ops  # noqa: F401  (declares the ops)
 from discrete_grad.ops.library import COMPOSITES, kernel_ops
 from tests.cuda.ops_library import ops
 from tests.tolerances import bound
+from tests.topk.rows import INF, NAN, normal
 
-INF, NAN = math.inf, math.nan
 CPU = torch.ops.discrete_grad
 SEED = torch.tensor([20240607])
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 DTYPE = pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: str(d).removeprefix("torch."))
 METHOD = pytest.mark.parametrize("method", ["contour", "linear", "recursion"])
-
-
-def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
 
 
 def rows_of_every_kind(dtype: torch.dtype) -> tuple[Tensor, Tensor]:

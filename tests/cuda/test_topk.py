@@ -5,8 +5,6 @@ reference from the same seed, in rows that a team holds and in longer ones.
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 from torch import Tensor
@@ -14,20 +12,15 @@ from torch import Tensor
 from discrete_grad.reference import noise as reference_noise
 from discrete_grad.reference import topk as reference
 from tests.cuda.ops_library import ops, schedule
-from tests.interpreter.noise_table import quantile_table
+from tests.topk.noise_table import quantile_table
+from tests.topk.rows import INF, NAN, adversarial, normal
 
-INF, NAN = math.inf, math.nan
 SEED = torch.tensor([1234567890123])
 DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 TABLE = pytest.mark.parametrize("table", [False, True], ids=["gumbel", "table"])
 # Longer than any team holds.
 LONG = {torch.float32: 8200, torch.float64: 2051}
 LENGTH = pytest.mark.parametrize("length", ["short", "long"])
-
-
-def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
 
 
 def quantiles_of(table: bool, dtype: torch.dtype) -> Tensor | None:
@@ -86,30 +79,6 @@ def test_the_longest_row_of_a_team_and_longer_ones(dtype):
         assert_choices(logits, torch.tensor([n // 10, n - 1]))
         got = ops().perturbed_topk_indices(logits, 300, 1, None, 1.0, SEED)
         assert_same(got, reference.perturbed_topk_indices(logits, 300, 1, None, 1.0, SEED))
-
-
-def adversarial(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Rows with k: ties, zeros of both signs, infinite items, extremes, and invalid rows."""
-    logits = normal(18, n, dtype=dtype, seed=3)
-    sizes = torch.full((18,), n // 3)
-    logits[0] = 0.0
-    logits[1] = torch.where(torch.arange(n) % 2 == 0, 0.0, -0.0)
-    logits[2] = logits[2].sign()
-    logits[3] = (2 * logits[3]).round()
-    logits[4, ::3] = -INF
-    logits[5, : n // 3] = INF  # exactly k forced items
-    logits[6, 1::2] = INF
-    logits[7, n // 3 :] = -INF  # exactly k items left
-    logits[8] = torch.finfo(dtype).max
-    logits[9] = -torch.finfo(dtype).tiny / 4
-    logits[10, : n // 2] *= 1e30
-    logits[11, :2] = torch.tensor([INF, -INF])
-    sizes[6], sizes[11], sizes[12] = n // 2 + 1, 1, 0
-    logits[13, n // 2] = NAN
-    logits[14, n // 3 - 1 :] = -INF
-    logits[15, : n // 3 + 1] = INF
-    sizes[16], sizes[17] = -1, n + 1
-    return logits, sizes
 
 
 def adversarial_of(length: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from discrete_grad.reference import noise as reference
 from discrete_grad.triton_kernels.launch import launch
 from discrete_grad.triton_kernels.noise import perturbation_noise
 from discrete_grad.triton_kernels.noise_kernels import upper_quantile
-from tests.interpreter.noise_table import quantile_table
+from tests.topk.noise_table import quantile_table
 
 DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 TABLE = pytest.mark.parametrize("table", [False, True], ids=["gumbel", "table"])

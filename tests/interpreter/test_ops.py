@@ -8,7 +8,7 @@ import torch
 
 import discrete_grad as dg
 from discrete_grad import reference
-from tests.interpreter.noise_table import quantile_table
+from tests.topk.noise_table import quantile_table
 
 LOGITS = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 GRAD = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -12,9 +12,9 @@ from discrete_grad.reference import topk as reference
 from discrete_grad.triton_kernels import long_topk, perturbed, topk_difference
 from discrete_grad.triton_kernels.blocks import Split, selection_tile
 from discrete_grad.triton_kernels.rows import cdiv
-from tests.interpreter.noise_table import quantile_table
+from tests.topk.noise_table import quantile_table
+from tests.topk.rows import INF, NAN, adversarial, normal
 
-INF, NAN = torch.inf, torch.nan
 SEED = torch.tensor([1234567890123])
 DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
 TABLE = pytest.mark.parametrize("table", [False, True], ids=["gumbel", "table"])
@@ -60,11 +60,6 @@ def rows_in(request, monkeypatch, _many_rows_in_one_program) -> str:
     return request.param
 
 
-def _normal(*shape: int, dtype: torch.dtype = torch.float64, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
-
-
 def _quantiles(table: bool, dtype: torch.dtype) -> torch.Tensor | None:
     return quantile_table(dtype) if table else None
 
@@ -85,7 +80,7 @@ def _assert_same(got: torch.Tensor, want: torch.Tensor) -> None:
 def test_same_subsets_as_the_reference(n, table, dtype):
     """float32 numbers differ in their last bits, the subsets where two of them part: not here."""
     rows, samples = (50, 10) if n <= 65 else (3, 2)
-    logits = _normal(rows, n, dtype=dtype, seed=n)
+    logits = normal(rows, n, dtype=dtype, seed=n)
     sizes = torch.arange(rows) * 7 % (n + 1)
     quantiles = _quantiles(table, dtype)
     got = _topk(logits, sizes, samples, quantiles, 0.3)
@@ -102,7 +97,7 @@ def test_same_subsets_in_rows_shared_out(monkeypatch, n, table, dtype):
     monkeypatch.setattr(
         long_topk, "split_selections", lambda n, *_: Split(cdiv(n, 384), 384, 128, 1)
     )
-    logits = _normal(3, n, dtype=dtype, seed=n)
+    logits = normal(3, n, dtype=dtype, seed=n)
     sizes = torch.tensor([1, n // 3, n])
     quantiles = _quantiles(table, dtype)
     got = _topk(logits, sizes, 1, quantiles)
@@ -113,36 +108,12 @@ def test_same_subsets_in_rows_shared_out(monkeypatch, n, table, dtype):
 def test_a_row_longer_than_any_program_holds(dtype):
     n = 9000 if dtype == torch.float32 else 2100
     assert selection_tile(n, dtype) is None
-    logits = _normal(1, n, dtype=dtype)
+    logits = normal(1, n, dtype=dtype)
     _assert_same(_topk(logits, 700), reference.perturbed_topk(logits, 700, 1, None, 1.0, SEED))
     if dtype == torch.float64:
         return  # the passes are the same
     index = perturbed.perturbed_topk_indices(logits, 700, 1, None, 1.0, SEED)
     _assert_same(index, reference.perturbed_topk_indices(logits, 700, 1, None, 1.0, SEED))
-
-
-def _adversarial(n: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows with k: ties, zeros of both signs, infinite items, extremes, and invalid rows."""
-    logits = _normal(18, n, dtype=dtype, seed=3)
-    sizes = torch.full((18,), n // 3)
-    logits[0] = 0.0
-    logits[1] = torch.where(torch.arange(n) % 2 == 0, 0.0, -0.0)
-    logits[2] = logits[2].sign()
-    logits[3] = (2 * logits[3]).round()
-    logits[4, ::3] = -INF
-    logits[5, : n // 3] = INF  # exactly k forced items
-    logits[6, 1::2] = INF
-    logits[7, n // 3 :] = -INF  # exactly k items left
-    logits[8] = torch.finfo(dtype).max
-    logits[9] = -torch.finfo(dtype).tiny / 4
-    logits[10, : n // 2] *= 1e30
-    logits[11, :2] = torch.tensor([INF, -INF])
-    sizes[6], sizes[11], sizes[12] = n // 2 + 1, 1, 0
-    logits[13, n // 2] = NAN
-    logits[14, n // 3 - 1 :] = -INF
-    logits[15, : n // 3 + 1] = INF
-    sizes[16], sizes[17] = -1, n + 1
-    return logits, sizes
 
 
 INVALID = [13, 14, 15, 16, 17]
@@ -152,7 +123,7 @@ INVALID = [13, 14, 15, 16, 17]
     ("dtype", "temperature"), [(torch.float64, 1.0), (torch.float32, 0.0), (torch.float32, 1.0)]
 )
 def test_adversarial_rows(rows_in, temperature, dtype):
-    logits, sizes = _adversarial(150, dtype)
+    logits, sizes = adversarial(150, dtype)
     got = _topk(logits, sizes, 1, None, temperature)
     _assert_same(got, reference.perturbed_topk(logits, sizes, 1, None, temperature, SEED))
     valid = torch.tensor([row not in INVALID for row in range(len(sizes))])
@@ -197,7 +168,7 @@ def test_a_perturbed_item_that_is_not_finite_spoils_its_row_alone(rows_in, dtype
 @DTYPE_AND_TABLE
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (10, 3), (150, 149), (150, 1)])
 def test_indices(rows_in, n, k, table, dtype):
-    logits = _normal(1, 2, n, dtype=dtype, seed=n)
+    logits = normal(1, 2, n, dtype=dtype, seed=n)
     logits[0, 1, 0] = NAN
     quantiles = _quantiles(table, dtype)
     index = perturbed.perturbed_topk_indices(logits, k, 2, quantiles, 1.0, SEED)
@@ -210,11 +181,11 @@ def test_indices(rows_in, n, k, table, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bfloat16", "float16"])
 def test_sixteen_bit_is_computed_in_float32(rows_in, dtype):
-    logits = _normal(2, 100, dtype=dtype)
+    logits = normal(2, 100, dtype=dtype)
     got = _topk(logits, 60)
     assert got.dtype == dtype
     _assert_same(got.float(), _topk(logits.float(), 60))
-    grad, step = _normal(1, 2, 100, dtype=dtype, seed=1), torch.tensor(0.7)
+    grad, step = normal(1, 2, 100, dtype=dtype, seed=1), torch.tensor(0.7)
     narrow = _difference(logits, grad, 60, step)
     assert narrow[0].dtype == torch.float32
     for got, want in zip(narrow, _difference(logits.float(), grad.float(), 60, step), strict=True):
@@ -222,7 +193,7 @@ def test_sixteen_bit_is_computed_in_float32(rows_in, dtype):
 
 
 def test_the_layout_of_logits_does_not_matter():
-    logits = _normal(6, 40)
+    logits = normal(6, 40)
     want = _topk(logits, 20, 2)
     assert torch.equal(_topk(logits.t().contiguous().t(), 20, 2), want)
     assert torch.equal(_topk(logits.view(2, 3, 40), 20, 2), want.view(2, 2, 3, 40))
@@ -232,7 +203,7 @@ def test_the_layout_of_logits_does_not_matter():
 @pytest.mark.parametrize("each", [1, 3])
 def test_how_selections_are_shared_out_does_not_matter(monkeypatch, each):
     """A few selections at a time; those of one row's samples are made together."""
-    logits, grad = _normal(2, 150).float(), _normal(2, 2, 150, seed=1).float()
+    logits, grad = normal(2, 150).float(), normal(2, 2, 150, seed=1).float()
     sizes, step = torch.tensor([0, 100]), torch.tensor([0.5, -1.0])
     want = _topk(logits, sizes, 2)
     index = perturbed.perturbed_topk_indices(logits, 100, 2, None, 1.0, SEED)
@@ -270,8 +241,8 @@ def _assert_difference(logits, grad, k, step, quantiles=None, scales=SCALES, sym
 @pytest.mark.parametrize("symmetric", [False, True], ids=["one-sided", "symmetric"])
 def test_difference(rows_in, symmetric, table, dtype):
     for n in (1, 5, 64, 300) if rows_in == "one program" else (150,):
-        logits = _normal(3, n, dtype=dtype, seed=n)
-        grad = _normal(2, 3, n, dtype=dtype, seed=n + 1)
+        logits = normal(3, n, dtype=dtype, seed=n)
+        grad = normal(2, 3, n, dtype=dtype, seed=n + 1)
         sizes, step = torch.tensor([n // 2, 1, n]), torch.tensor([0.5, 2.0, -1.0], dtype=dtype)
         quantiles = _quantiles(table, dtype)
         got, nonzeros = _assert_difference(
@@ -285,7 +256,7 @@ def test_difference(rows_in, symmetric, table, dtype):
 @pytest.mark.parametrize("dtype", [torch.float32])
 def test_difference_of_the_samples_themselves(rows_in, dtype):
     """With alpha 1 the left side selects as the forward pass does, bit for bit."""
-    logits, grad = _normal(2, 150, dtype=dtype), _normal(3, 2, 150, dtype=dtype, seed=1)
+    logits, grad = normal(2, 150, dtype=dtype), normal(3, 2, 150, dtype=dtype, seed=1)
     step = torch.tensor(1.0, dtype=dtype)
     scales = (1.0, 0.7, 0.0, 0.0)  # the right side is - g and nothing else
     got, nonzeros = _difference(logits, grad, 20, step, scales=scales)
@@ -300,13 +271,13 @@ def test_difference_of_rows_without_one(rows_in, symmetric):
     """Invalid rows, numbers beyond the largest, and gradients that are not finite, in one sample
     of two.
     """
-    logits = _normal(8, 40, dtype=torch.float32)
+    logits = normal(8, 40, dtype=torch.float32)
     logits[0, 3] = NAN
     logits[1, 5:] = -INF
     logits[2] = torch.finfo(torch.float32).max  # 1.3 times that is not finite
     logits[3, 0] = logits[4, 0] = -INF
     logits[5, 0] = INF
-    grad = _normal(2, 8, 40, dtype=torch.float32, seed=4)
+    grad = normal(2, 8, 40, dtype=torch.float32, seed=4)
     grad[1, 4, 5] = NAN
     grad[0, 3, 0] = -INF  # of an excluded item, which is not moved
     grad[0, 5, 0] = NAN  # of a forced one
@@ -322,8 +293,8 @@ def test_difference_of_rows_without_one(rows_in, symmetric):
 
 
 def test_how_the_gradient_lies_does_not_matter(rows_in):
-    logits = _normal(1, 2, 30, dtype=torch.float32)
-    grad = _normal(2, 1, 2, 30, dtype=torch.float32, seed=1)
+    logits = normal(1, 2, 30, dtype=torch.float32)
+    grad = normal(2, 1, 2, 30, dtype=torch.float32, seed=1)
     step = torch.tensor([[0.5, 1.0]])
     transposed = grad.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
     for layout in (transposed, grad[:1, :1, :1, :1].expand_as(grad), grad[:1].expand_as(grad)):
