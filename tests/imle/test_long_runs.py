@@ -42,7 +42,8 @@ def test_memory_over_1000_steps(backend, path):
 
     alive, peak = run(50)
     alive_after, peak_after = run(1000)
-    assert alive_after == alive
+    # Fewer where what an earlier test left behind is freed meanwhile.
+    assert alive_after <= alive
     # One [B, n] tensor of the larger shape kept at each step would be 16 MB (ru_maxrss: kB).
     assert peak_after - peak < 4_000
 
