@@ -15,6 +15,8 @@ from tests.accuracy.evaluate import check
 from tests.cases import BY_ID
 from tests.tolerances import bound
 
+INF = float("inf")
+
 IDS = [
     "size-n1-k0",
     "size-n9-k4",
@@ -105,3 +107,16 @@ def test_gradient_of_masked_rows(backend):
     (all_counts,) = torch.autograd.grad(table.exp().sum(), logits)
     assert all_counts.isfinite().all()
     torch.testing.assert_close(all_counts, torch.zeros_like(all_counts), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("row", [[-INF], [INF], [-INF, INF], [INF, 0.3]], ids=str)
+def test_an_impossible_count_does_not_move(backend, row):
+    """Of one item too, which no other is joined to: P = 0 whatever its logit, so no derivative."""
+    logits = torch.tensor(row, dtype=torch.float64, requires_grad=True)
+    log_prob = dg.subset.count_log_prob(logits, len(row))
+    for j in range(len(row) + 1):
+        if log_prob[j] == -INF:
+            (first,) = torch.autograd.grad(log_prob[j], logits, create_graph=True)
+            assert first.tolist() == [0.0] * len(row)
+            (second,) = torch.autograd.grad(first.sum(), logits, retain_graph=True)
+            assert second.tolist() == [0.0] * len(row)

@@ -43,6 +43,14 @@ void count_log_prob(const Rows<T>& problem, int64_t begin, int64_t end, T* log_p
   });
 }
 
+// `derivative`, or 0 of a count that is impossible. The joins see to that; a single item has none.
+template <class Lanes>
+DG_INLINE typename Lanes::Real unless_impossible(typename Lanes::Real log_prob,
+                                                 typename Lanes::Real derivative) {
+  using T = typename Lanes::Scalar;
+  return select(log_prob == splat<Lanes>(-T(INFINITY)), typename Lanes::Real{}, derivative);
+}
+
 template <class T>
 void count_log_prob_vjp(const Rows<T>& problem, int64_t begin, int64_t end, const T* grad,
                         T* grad_logits) {
@@ -57,7 +65,8 @@ void count_log_prob_vjp(const Rows<T>& problem, int64_t begin, int64_t end, cons
     tree_up<Algebra>(plan, values.get(), 0);
     for (int64_t i = 0; i < n; ++i) adjoints[plan.leaf_offset(i) + 1] = Real{};
     for (int64_t j = 0; j <= plan.degree(1); ++j) {
-      adjoints[plan.offset(1) + j] = read_lanes<Lanes>(grad, first, count, j, columns);
+      const Real upstream = read_lanes<Lanes>(grad, first, count, j, columns);
+      adjoints[plan.offset(1) + j] = unless_impossible<Lanes>(values[plan.offset(1) + j], upstream);
     }
     tree_down<Algebra>(plan, values.get(), adjoints.get(), 0);
     for (int64_t i = 0; i < n; ++i) {
@@ -95,12 +104,14 @@ void count_log_prob_vjp_backward(const Rows<T>& problem, int64_t begin, int64_t 
     }
     tree_up<Algebra>(plan, values.get(), 0);
     for (int64_t j = 0; j < columns; ++j) {
-      const bool possible = j <= plan.degree(1);
-      const Real change = possible ? values[plan.offset(1) + j].d : Real{};
-      write_lane<Lanes>(change, count, j, columns, grad_grad + first * columns);
-      if (possible) {
-        adjoints[plan.offset(1) + j] = {read_lanes<Lanes>(grad, first, count, j, columns), Real{}};
+      Real change{};
+      if (j <= plan.degree(1)) {
+        const Number root = values[plan.offset(1) + j];
+        change = unless_impossible<Lanes>(root.v, root.d);
+        const Real upstream = read_lanes<Lanes>(grad, first, count, j, columns);
+        adjoints[plan.offset(1) + j] = {unless_impossible<Lanes>(root.v, upstream), Real{}};
       }
+      write_lane<Lanes>(change, count, j, columns, grad_grad + first * columns);
     }
     tree_down<Algebra>(plan, values.get(), adjoints.get(), 0);
     for (int64_t i = 0; i < n; ++i) {
