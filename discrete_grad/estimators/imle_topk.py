@@ -11,7 +11,8 @@ from discrete_grad.estimators.map_difference import Estimator, own_noise, pertur
 from discrete_grad.estimators.targets import AdaptiveTargetDistribution, TargetDistribution
 from discrete_grad.noise import BaseNoiseDistribution, FusedNoise, resolve
 from discrete_grad.ops import imle as ops
-from discrete_grad.ops.imle_rule import AdaptiveStep, FixedStep, wide_dtype
+from discrete_grad.ops.imle_rule import AdaptiveStep, FixedStep
+from discrete_grad.ops.routing import compute_dtype
 from discrete_grad.rng import seed_for
 
 
@@ -172,7 +173,7 @@ def fused_topk(
         quantiles, scale = None, 0.0
         seed = torch.zeros(1, dtype=torch.int64, device=logits.device)
     else:
-        quantiles, scale = law.quantiles(logits.device, wide_dtype(logits)), law.scale
+        quantiles, scale = law.quantiles(logits.device, compute_dtype(logits.dtype)), law.scale
         seed = seed_for(logits, generator)
     temperatures = estimator.theta_temperature * scale, estimator.target_temperature * scale
     problem = logits, k, estimator.samples, quantiles, seed

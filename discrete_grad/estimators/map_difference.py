@@ -19,7 +19,8 @@ from discrete_grad import checks
 from discrete_grad.estimators.targets import AdaptiveTargetDistribution, BaseTargetDistribution
 from discrete_grad.likelihood import working
 from discrete_grad.noise import BaseNoiseDistribution, FusedNoise
-from discrete_grad.ops.imle_rule import refuse_second_derivative, wide_dtype
+from discrete_grad.ops.imle_rule import refuse_second_derivative
+from discrete_grad.ops.routing import compute_dtype
 from discrete_grad.rng import seed_for
 
 
@@ -50,7 +51,7 @@ def own_noise(law: BaseNoiseDistribution, theta: Tensor, samples: int) -> Tensor
     """[B, T, ...], as the user's distribution samples it."""
     shape = torch.Size([theta.shape[0], samples, *theta.shape[1:]])
     eps = checks.returned("noise_distribution.sample", law.sample(shape), shape)
-    return eps.to(device=theta.device, dtype=wide_dtype(theta))
+    return eps.to(device=theta.device, dtype=compute_dtype(theta.dtype))
 
 
 def seeded_noise(
@@ -58,7 +59,9 @@ def seeded_noise(
 ) -> Tensor:
     """[B, T, ...]: what the fused ops make from the same state of the generator."""
     seed = seed_for(theta, generator)
-    return law.draw(torch.Size([samples, *theta.shape]), seed, wide_dtype(theta)).movedim(0, 1)
+    return law.draw(torch.Size([samples, *theta.shape]), seed, compute_dtype(theta.dtype)).movedim(
+        0, 1
+    )
 
 
 def perturb_and_map(

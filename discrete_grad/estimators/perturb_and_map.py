@@ -8,6 +8,7 @@ from torch import Tensor
 
 from discrete_grad import checks, ops
 from discrete_grad.noise import BaseNoiseDistribution, FusedNoise, resolve
+from discrete_grad.ops.routing import compute_dtype
 from discrete_grad.rng import seed_for
 
 
@@ -100,8 +101,8 @@ def _problem(
     perturbed any more.
     """
     if isinstance(law, FusedNoise):
-        wide = torch.float64 if logits.dtype == torch.float64 else torch.float32
-        return logits, k, draws, law.quantiles(logits.device, wide), temperature * law.scale
+        quantiles = law.quantiles(logits.device, compute_dtype(logits.dtype))
+        return logits, k, draws, quantiles, temperature * law.scale
     theta = logits.detach()
     eps = law.sample(torch.Size([draws, *logits.shape])).to(theta)
     return theta + temperature * eps, k, 1, None, 0.0

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from discrete_grad.ops import step_size
+from discrete_grad.ops.routing import compute_dtype
 from discrete_grad.ops.step_size import Rule, State
 
 
@@ -64,7 +65,7 @@ def _fixed_gradient(
     moved = (settings.alpha, settings.target_temperature)
     # The left side of the forward difference is the forward sample itself.
     left = moved if settings.symmetric else (1.0, settings.temperature)
-    step = torch.full([], settings.beta, dtype=wide_dtype(logits), device=logits.device)
+    step = torch.full([], settings.beta, dtype=compute_dtype(logits.dtype), device=logits.device)
     mean, _ = difference(grad, step, *left, *moved, settings.symmetric)
     return mean / max(settings.beta, settings.eps) if settings.scaled else mean
 
@@ -73,7 +74,9 @@ def _adaptive_gradient(
     logits: Tensor, grad: Tensor, settings: AdaptiveStep, difference: Difference
 ) -> Tensor:
     theta_norm, grad_norm = step_size.norms(logits, grad, settings.per_example, settings.group)
-    step = step_size.step_length(settings.state.beta, theta_norm, grad_norm, wide_dtype(logits))
+    step = step_size.step_length(
+        settings.state.beta, theta_norm, grad_norm, compute_dtype(logits.dtype)
+    )
     moved = (settings.alpha, settings.target_temperature)
     mean, nonzeros = difference(grad, step, *moved, *moved, settings.symmetric)
     if settings.adapt:
@@ -88,11 +91,6 @@ def _adaptive_gradient(
         )
     length = step_size.divisor(step, grad.shape[0], settings.published_scale)
     return mean / (length.unsqueeze(-1) if settings.per_example else length)
-
-
-def wide_dtype(logits: Tensor) -> torch.dtype:
-    """What the ops compute in."""
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
 def refuse_second_derivative() -> NoReturn:

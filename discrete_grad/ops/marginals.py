@@ -43,13 +43,9 @@ def vjp(logits: Tensor, k: int | Tensor, grad: Tensor) -> Tensor:
     return product
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 @torch.library.register_fake("discrete_grad::subset_marginals")
 def _(logits: Tensor, k: int, row_k: Tensor | None, method: str) -> tuple[Tensor, Tensor, Tensor]:
-    compute = _compute_dtype(logits.dtype)
+    compute = routing.compute_dtype(logits.dtype)
     width = _STATE_WIDTH[compute] if method == "contour" else 0
     batch = logits.shape[:-1]
     return (

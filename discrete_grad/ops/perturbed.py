@@ -139,7 +139,7 @@ def _(
 
 @torch.library.register_fake("discrete_grad::perturbed_topk_difference")
 def _(logits: Tensor, grad: Tensor, *settings: Any) -> tuple[Tensor, Tensor]:
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    dtype = routing.compute_dtype(logits.dtype)
     return (
         logits.new_empty(logits.shape, dtype=dtype),
         logits.new_empty(logits.shape[:-1], dtype=torch.int64),

@@ -53,6 +53,11 @@ def call_reference(function: Callable[..., Result], logits: Tensor, *args: Any) 
         return function(logits.float() if logits.dtype.itemsize == 2 else logits, *args)
 
 
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What the ops compute in: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
 def row_counts(logits: Tensor, k: int | Tensor) -> tuple[int, Tensor | None]:
     """(k, row_k) of the schemas: an int k alone, or n as the upper bound of an int64 tensor."""
     if isinstance(k, Tensor):

@@ -13,7 +13,7 @@ from discrete_grad.triton_kernels import long_topk, perturbed, topk_difference
 from discrete_grad.triton_kernels.blocks import Split, selection_tile
 from discrete_grad.triton_kernels.rows import cdiv
 from tests.topk.noise_table import quantile_table
-from tests.topk.rows import INF, NAN, adversarial, normal
+from tests.topk.rows import INF, NAN, adversarial, normal, without_difference
 
 SEED = torch.tensor([1234567890123])
 DTYPE = pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
@@ -271,19 +271,7 @@ def test_difference_of_rows_without_one(rows_in, symmetric):
     """Invalid rows, numbers beyond the largest, and gradients that are not finite, in one sample
     of two.
     """
-    logits = normal(8, 40, dtype=torch.float32)
-    logits[0, 3] = NAN
-    logits[1, 5:] = -INF
-    logits[2] = torch.finfo(torch.float32).max  # 1.3 times that is not finite
-    logits[3, 0] = logits[4, 0] = -INF
-    logits[5, 0] = INF
-    grad = normal(2, 8, 40, dtype=torch.float32, seed=4)
-    grad[1, 4, 5] = NAN
-    grad[0, 3, 0] = -INF  # of an excluded item, which is not moved
-    grad[0, 5, 0] = NAN  # of a forced one
-    grad[1, 6, 5] = INF
-    step = torch.full((8,), 0.5)
-    step[6] = 0  # times an infinite gradient is a NaN
+    logits, grad, step = without_difference(40)
     got, nonzeros = _assert_difference(logits, grad, 6, step, symmetric=symmetric)
     spoilt = got.isnan().all(-1)
     assert torch.equal(spoilt, got.isnan().any(-1))

@@ -38,3 +38,23 @@ def adversarial(n: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     logits[15, : n // 3 + 1] = INF
     sizes[16], sizes[17] = -1, n + 1
     return logits, sizes
+
+
+def without_difference(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits [8, n], gradients [2, 8, n] and steps [8], float32: rows 0, 1, 2, 4 and 6 have no
+    difference of their 6 largest, where the right side takes 1.3 times the logits.
+    """
+    logits = normal(8, n, dtype=torch.float32)
+    logits[0, 3] = NAN
+    logits[1, 5:] = -INF
+    logits[2] = torch.finfo(torch.float32).max  # 1.3 times that is not finite
+    logits[3, 0] = logits[4, 0] = -INF
+    logits[5, 0] = INF
+    grad = normal(2, 8, n, dtype=torch.float32, seed=4)
+    grad[1, 4, 5] = NAN
+    grad[0, 3, 0] = -INF  # of an excluded item, which is not moved
+    grad[0, 5, 0] = NAN  # of a forced one
+    grad[1, 6, 5] = INF
+    step = torch.full((8,), 0.5)
+    step[6] = 0  # times an infinite gradient is a NaN
+    return logits, grad, step
