@@ -136,7 +136,7 @@ sanitize: $(STAMP) ## the tests that run C++, under AddressSanitizer and UBSan, 
 
 .PHONY: clean
 clean: ## remove what was built and written, except .venv
-	rm -rf build dist demo-output gpu-check *.egg-info $(STAMP) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist demo-output experiments-output gpu-check *.egg-info $(STAMP) .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	rm -f discrete_grad/_C.*.so discrete_grad/_build_report.json
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
