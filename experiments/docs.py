@@ -55,8 +55,9 @@ def _record(name: str) -> str:
     minutes = found["task_seconds"] / 60
     return (
         f"`{found['command']}`: {found['setting']}; {minutes:.0f} minutes of work; "
-        f"{where['date'][:10]}, commit {where['commit'][:10]}, PyTorch {where['torch']}, {where['cores']} cores of "
-        f"{where['processor']}; [all numbers](../experiments/results/{name}.json)"
+        f"{where['date'][:10]}, commit {where['commit'][:10]}, PyTorch {where['torch']}, "
+        f"{where['cores']} cores of {where['processor']}; "
+        f"[all numbers](../experiments/results/{name}.json)"
     )
 
 
