@@ -13,8 +13,10 @@ op must move (each input read once, each output written once) at the copy bandwi
 start, so floor / p50 is the share of that bandwidth. ``peak_bytes`` is the most memory allocated
 during a call beyond inputs and outputs.
 
-A provider that cannot run a case has no time but a reason. Where ours is among them, the run goes
-on, and ends with an error.
+Ours is what "auto" takes, Triton where it is there; "cuda" is the CUDA C++ backend, by name.
+
+A provider that cannot run a case has no time but a reason. Where that is ours, on either backend,
+the run goes on, and ends with an error; an installation without the CUDA C++ kernels is none.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ from torch import Tensor
 from triton.testing import do_bench
 
 import discrete_grad as dg
+from discrete_grad import backends
 
 DEVICE = torch.device("cuda")
-OURS, DP, SOFTMAX = "discrete_grad", "dp", "softmax"
+OURS, CUDA, DP, SOFTMAX = "discrete_grad", "cuda", "dp", "softmax"
+CHECKED = (OURS, CUDA)  # before they are timed
 METHODS = ("contour", "linear")  # what "auto", which is OURS, chooses between
 
 # (rows, n, k): N:M sparsity, routing, layers, a vocabulary, one huge row.
@@ -151,30 +155,52 @@ def _perturbed_by_torch(case: Case, inputs: Inputs) -> Tensor:
     return gpu_perturbed.by_torch(case.op, inputs.logits, inputs.grad, case.k, case.samples)
 
 
+def _marginals_grad(case: Case, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    return _by_grad(dg.subset.marginals(inputs.logits, case.k), inputs)
+
+
+def _sample(case: Case, inputs: Inputs) -> Tensor:
+    return dg.subset.sample(inputs.logits, case.k)
+
+
+def _by_cuda(run: Run) -> Run:
+    def with_backend(case: Case, inputs: Inputs) -> object:
+        with dg.backend("cuda"):
+            return run(case, inputs)
+
+    return with_backend
+
+
+def _both(run: Run) -> dict[str, Run]:
+    return {OURS: run, CUDA: _by_cuda(run)}
+
+
 PROVIDERS: dict[str, dict[str, Run]] = {
     "marginals": {
-        OURS: _marginals,
+        **_both(_marginals),
         DP: lambda case, inputs: baselines.marginals(inputs.logits, case.k),
         SOFTMAX: _softmax,
         **{method: _by_method(method, backward=False) for method in METHODS},
     },
     "marginals_grad": {
-        OURS: lambda case, x: _by_grad(dg.subset.marginals(x.logits, case.k), x),
+        **_both(_marginals_grad),
         DP: lambda case, x: _by_grad(baselines.marginals(x.logits, case.k, create_graph=True), x),
         SOFTMAX: lambda case, x: _by_grad(torch.softmax(x.logits, -1), x),
         **{method: _by_method(method, backward=True) for method in METHODS},
     },
     "sample": {
-        OURS: lambda case, inputs: dg.subset.sample(inputs.logits, case.k),
+        **_both(_sample),
         DP: lambda case, inputs: baselines.sample(inputs.logits.detach(), case.k, 1),
         SOFTMAX: _softmax,
     },
-    **{op: {OURS: _perturbed, gpu_perturbed.TORCH: _perturbed_by_torch} for op in PERTURBED_OPS},
+    **{op: {**_both(_perturbed), gpu_perturbed.TORCH: _perturbed_by_torch} for op in PERTURBED_OPS},
 }
 
 
 def obstacle(case: Case, provider: str, free: int) -> str | None:
     """Why a provider is not run on a case, or None."""
+    if provider == CUDA:
+        return backends.unavailable(CUDA)
     if provider == "linear" and case.n * min(case.k, case.n - case.k) > _LINEAR_WORK:
         return f"O(n k) work, n k = {case.n * case.k:,}"
     if provider != DP:
@@ -202,16 +228,18 @@ def make_inputs(case: Case) -> list[Inputs]:
     return made
 
 
-def check(case: Case, inputs: Inputs) -> float:
-    """Our largest deviation from float64 on the CPU over the first and last rows; of perturbed
-    top-k, the share of rows with another subset than torch.topk has.
+def check(case: Case, inputs: Inputs, provider: str = OURS) -> float:
+    """The largest deviation of ours, on the backend of ``provider``, from float64 on the
+    CPU over the first and last rows; of perturbed top-k, the share of rows with another subset than
+    torch.topk has.
 
     Raises:
         AssertionError: it is more than is promised, or a sample is no k-hot tensor.
     """
     if case.op in PERTURBED_OPS:
-        return gpu_perturbed.check(case.op, inputs.logits, inputs.grad, case.k, case.samples)
-    result = PROVIDERS[case.op][OURS](case, inputs)
+        with dg.backend(CUDA if provider == CUDA else "auto"):
+            return gpu_perturbed.check(case.op, inputs.logits, inputs.grad, case.k, case.samples)
+    result = PROVIDERS[case.op][provider](case, inputs)
     if case.op == "sample":
         hot = result
         assert isinstance(hot, Tensor)
@@ -280,8 +308,8 @@ def run_provider(case: Case, provider: str, inputs: list[Inputs], milliseconds: 
     run = PROVIDERS[case.op][provider]
     turns = itertools.cycle(inputs)
     try:
-        if provider == OURS:
-            record["error"] = check(case, inputs[0])
+        if provider in CHECKED:
+            record["error"] = check(case, inputs[0], provider)
         record["peak_bytes"] = peak_bytes(lambda: run(case, inputs[0]))
         record |= timing(lambda: run(case, next(turns)), milliseconds)
     except torch.OutOfMemoryError:
@@ -351,7 +379,12 @@ def main() -> None:
         about["load_average_after"] = load_average()
         written = {"environment": about, "gpu_results": results}
         save(written, options.output or RESULTS / f"{about['host_kind']}-{today()}.json")
-    failed = [line(record) for record in results if record["provider"] == OURS and record["reason"]]
+    allowed = backends.unavailable(CUDA)
+    failed = [
+        line(record)
+        for record in results
+        if record["provider"] in CHECKED and record["reason"] not in (None, allowed)
+    ]
     if failed:
         raise SystemExit("\n".join(["without a result:", *failed]))
 

@@ -316,7 +316,7 @@ def summary(report: dict[str, Any]) -> str:
     if "tests" in report:
         lines.append(f"tests: {counts(report['tests'])}")
     for record in report.get("bench", []):
-        if record["provider"] == "discrete_grad":
+        if record["provider"] in ("discrete_grad", "cuda"):
             lines.append("  ".join(figures(record)))
     return "\n".join(lines)
 

@@ -16,12 +16,11 @@ TITLES = {
     "marginals_grad": "Marginals, forward + backward",
     "sample": "Exact sampling, k-hot",
 }
-
-
 PERTURBED_TITLES = {
     "perturbed": "Perturbed top-k, k-hot",
     "perturbed_difference": "Perturbed top-k: difference of two selections",
 }
+CUDA_RATIO = "CUDA C++ / ours"
 
 
 def newest(results: Path) -> list[Record]:
@@ -68,11 +67,14 @@ def tables(results: list[Record]) -> str:
         case = tuple(record[key] for key in ("op", "rows", "n", "k", "dtype"))
         grouped.setdefault(case, {})[record["provider"]] = record
     header = ["rows", "n", "k", "dtype", "discrete_grad", "of copy bandwidth", "ours / softmax"]
-    header += ["DP / ours", "MiB beyond inputs and outputs", "our error"]
+    header += ["DP / ours", "MiB beyond inputs and outputs", "our error", CUDA_RATIO]
     parts = []
     for op, title in TITLES.items():
         rows = [
-            _cells(providers["discrete_grad"], providers["dp"], providers["softmax"])
+            [
+                *_cells(providers["discrete_grad"], providers["dp"], providers["softmax"]),
+                _ratio_of("cuda", providers),
+            ]
             for (of, *_), providers in grouped.items()
             if of == op and {"discrete_grad", "dp", "softmax"} <= providers.keys()
         ]
@@ -84,23 +86,32 @@ def tables(results: list[Record]) -> str:
 def perturbed_tables(results: list[Record]) -> str:
     """One table for each op of perturbed top-k, beside torch.topk of logits plus noise."""
     header = ["rows", "n", "k", "samples", "discrete_grad", "of copy bandwidth"]
-    header += ["torch.topk / ours", "MiB beyond inputs and outputs", "rows that differ"]
+    header += ["torch.topk / ours", "MiB beyond inputs and outputs", "rows that differ", CUDA_RATIO]
     parts = []
     for op, title in PERTURBED_TITLES.items():
         of_op = [record for record in results if record["op"] == op]
-        baseline = {_problem(r): r for r in of_op if r["provider"] == "torch.topk"}
+        grouped: dict[tuple[int, ...], dict[str, Record]] = {}
+        for record in of_op:
+            grouped.setdefault(_problem(record), {})[record["provider"]] = record
         rows = []
-        for ours in (record for record in of_op if record["provider"] == "discrete_grad"):
+        for providers in grouped.values():
+            ours = providers["discrete_grad"]
             cells = [f"{number:,}" for number in _problem(ours)] + [_time(ours)]
             timed = ours["p50"] is not None
             cells.append(f"{ours['floor'] / ours['p50']:.0%}" if timed else "-")
-            cells.append(_ratio(baseline[_problem(ours)]))
+            cells.append(_ratio(providers["torch.topk"]))
             cells.append(f"{ours['peak_bytes'] / 2**20:,.1f}" if timed else "-")
             cells.append(f"{ours['error']:.2%}" if ours["error"] is not None else "-")
+            cells.append(_ratio_of("cuda", providers))
             rows.append(cells)
         if rows:
             parts.append(f"### {title}\n\n{table(header, rows)}")
     return "\n".join(parts)
+
+
+def _ratio_of(name: str, providers: dict[str, Record]) -> str:
+    """A dash for results that were taken before there was this provider."""
+    return _ratio(providers[name]) if name in providers else "-"
 
 
 def _problem(record: Record) -> tuple[int, ...]:

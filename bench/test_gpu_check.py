@@ -185,7 +185,8 @@ def test_providers(op: str) -> None:
     logits = torch.randn(8, 48, requires_grad=True)
     inputs = gpu.Inputs(logits, torch.rand(8, 48))
     assert gpu.check(case, inputs) <= 1e-6
-    results = {name: run(case, inputs) for name, run in gpu.PROVIDERS[op].items()}
+    providers = {name: run for name, run in gpu.PROVIDERS[op].items() if name != gpu.CUDA}
+    results = {name: run(case, inputs) for name, run in providers.items()}
     assert {gpu.OURS, gpu.DP, gpu.SOFTMAX} <= set(results)
     if op == "sample":
         assert bool((results[gpu.DP].sum(-1) == 6).all())
@@ -202,12 +203,30 @@ def test_providers_of_perturbed_topk(op: str, samples: int) -> None:
     logits = torch.randn(20, generator=torch.Generator().manual_seed(0)).expand(500, 20)
     inputs = gpu.Inputs(logits.contiguous(), torch.linspace(-1, 1, 20).expand(500, 20))
     assert gpu.check(case, inputs) == 0
-    ours, baseline = (run(case, inputs) for run in gpu.PROVIDERS[op].values())
+    providers = gpu.PROVIDERS[op]
+    ours, baseline = (providers[name](case, inputs) for name in (gpu.OURS, gpu.gpu_perturbed.TORCH))
     assert isinstance(ours, torch.Tensor)
     assert isinstance(baseline, torch.Tensor)
     assert baseline.shape == ours.shape
     ours, baseline = (x.reshape(-1, 20).mean(0) for x in (ours, baseline))
     torch.testing.assert_close(ours, baseline, rtol=0, atol=0.15)  # 5 standard deviations
+
+
+@pytest.mark.parametrize("op", gpu.OPS)
+def test_the_cuda_kernels_are_timed_by_name(op: str) -> None:
+    """They serve no tensor of the CPU, and nothing else serves in their place."""
+    case = gpu.Case(op, 8, 48, 6, torch.float32)
+    inputs = gpu.Inputs(torch.randn(8, 48, requires_grad=True), torch.rand(8, 48))
+    for call in (gpu.PROVIDERS[op][gpu.CUDA], lambda *at: gpu.check(*at, gpu.CUDA)):
+        with pytest.raises(RuntimeError, match="backend 'cuda'"):
+            call(case, inputs)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_an_installation_without_cuda_kernels_is_told() -> None:
+    reason = gpu.obstacle(gpu.CASES[0], gpu.CUDA, 2**30)
+    assert reason is not None
+    assert reason == gpu.backends.unavailable("cuda")
 
 
 @pytest.mark.parametrize("op", gpu.PERTURBED_OPS)
@@ -254,6 +273,7 @@ def test_section_of_the_benchmarks() -> None:
         record(),
         record("dp", p50=0.2, over_ours=100.0),
         record("softmax", p50=1e-3),
+        record("cuda", p50=5e-3, over_ours=2.5),
         record(op="sample"),
         record("dp", op="sample", p50=None, reason="out of memory", over_ours=None),
         record("softmax", op="sample", p50=1e-3),
@@ -261,7 +281,9 @@ def test_section_of_the_benchmarks() -> None:
         record("torch.topk", op="perturbed", samples=3, p50=6e-3, over_ours=3.0),
     ]
     text = gpu_report.section({"environment": environment, "gpu_results": results})
-    assert "| 64 | 1,000 | 10 | float32 | 2 ms | 50% | 2.0 | **100** | 1.0 | 1e-07 |" in text
+    assert (
+        "| 64 | 1,000 | 10 | float32 | 2 ms | 50% | 2.0 | **100** | 1.0 | 1e-07 | **2.5** |" in text
+    )
     assert "- (out of memory)" in text
-    assert "| 64 | 1,000 | 10 | 3 | 2 ms | 50% | **3.0** | 1.0 | 0.00% |" in text
+    assert "| 64 | 1,000 | 10 | 3 | 2 ms | 50% | **3.0** | 1.0 | 0.00% | - |" in text
     assert "3.00 TB/s" in text
