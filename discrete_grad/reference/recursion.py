@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .items import Items, best_score, centre, tilt_items
+from .items import Items, best_score, centre, keep_in_unit_interval, tilt_items
 from .rows import Rows
 from .semirings import LOG, Semiring
 from .tilt import solve_tilt
@@ -158,4 +158,5 @@ def marginals_by_recursion(rows: Rows, most: int, semiring: Semiring) -> tuple[T
         marginals, log_probability = leaf[..., 1] * without, probability.log()
     marginals = torch.where(rows.live, marginals, torch.zeros_like(marginals))
     log_partition = best_score(rows, items) + log_probability.squeeze(-1)
+    marginals = keep_in_unit_interval(marginals)
     return centre(marginals, marginals * (1 - marginals), rows), log_partition

@@ -39,6 +39,22 @@ def test_all_rows_in_one_batch(backend, method, dtype, cases):
     check_rows(cases, got, dtype, method)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_marginals_are_probabilities(backend, method, dtype):
+    """Rounding leaves none below 0 or above 1: a logarithm may be taken of them."""
+    torch.manual_seed(3)
+    gaps = 60 * (torch.rand(400, 8, dtype=dtype) < 0.4)
+    logits = torch.cat([torch.tensor([[69.0, 69, 1.5, *[-torch.inf] * 5]]), torch.randn(400, 8)])
+    logits[1:] += gaps
+    logits = logits.to(dtype)
+    k = torch.cat([torch.tensor([2]), torch.arange(400) % 8 + 1])
+    marginals = dg.subset.marginals(logits, k, method=method)
+    assert marginals.min() >= 0
+    assert marginals.max() <= 1
+    torch.testing.assert_close(marginals.sum(-1), k.to(dtype), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.id)
 def test_recursion_keeps_relative_accuracy(backend, case):
     """Marginals down to 1e-200 to ten digits: what the contour does not promise."""

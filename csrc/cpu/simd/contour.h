@@ -63,7 +63,10 @@ void marginals_segment(T* tails, int64_t begin, int64_t end, const Nodes<T>& nod
         const Item<Lanes> item = unpack_item<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
         const auto r =
             correction<Lanes>(item, nodes, weights.re, weights.im_tau, weights.tau_square);
-        store_items<Lanes>(tails, i, count, item.q + r);
+        const auto mu = item.q + r;
+        // Rounding may leave the smallest a little below 0, the largest a little above 1.
+        const auto zero = splat<Lanes>(T(0)), one = splat<Lanes>(T(1));
+        store_items<Lanes>(tails, i, count, select(mu < zero, zero, select(mu > one, one, mu)));
       },
       [] {});
 }

@@ -7,6 +7,7 @@
 #include "core/tilt.h"
 #include "cpu/simd/algebra.h"
 #include "cpu/simd/contour.h"
+#include "cpu/simd/lane_transpose.h"
 
 namespace dg {
 inline namespace CPU_CAPABILITY {
@@ -30,128 +31,217 @@ DG_INLINE Item<Lanes> untilted_item(typename Lanes::Real theta) {
 // wide gap after one item too few or too many, sum q is off by exactly 1 while P(S = k) underflows.
 constexpr double kTreeTilt = 0.3;
 
+// values[l] = log(values[l]) in double.
+template <int kCount>
+DG_INLINE void log_in_place(double* values) {
+  using Doubles =
+      std::conditional_t<kCount % Wide<double>::kLanes == 0, Wide<double>, Single<double>>;
+  for (int l = 0; l < kCount; l += Doubles::kLanes) {
+    store<Doubles>(values + l, log_lanes<Doubles>(load<Doubles>(values + l)));
+  }
+}
+
 template <class Lanes>
 class LaneRows {
  public:
   using LanesType = Lanes;
   using Scalar = typename Lanes::Scalar;
   using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
+  using IntScalar = typename Lanes::IntScalar;
+  using Mask = decltype(Real{} > Real{});
   static constexpr int kLanes = Lanes::kLanes;
 
-  explicit LaneRows(int64_t n) : n_(n), theta_(n * kLanes), tails_(n), partial_(segment_count(n)) {}
+  explicit LaneRows(int64_t n) : n_(n), theta_(n), tails_(n) {}
 
   // Rows first .. first + count - 1; unused lanes repeat the last row.
   void load_rows(const Rows<Scalar>& rows, int64_t first, int count) {
+    read_columns<Lanes>(rows.logits, n_, first, count, theta_.get());
+    IntScalar k[kLanes];
     for (int l = 0; l < kLanes; ++l) {
-      const int64_t r = first + (l < count ? l : count - 1);
-      const Scalar* row = rows.logits + r * n_;
-      for (int64_t i = 0; i < n_; ++i) theta_[i * kLanes + l] = row[i];
-      summary_[l] = summarize<Scalar>(row, n_, serial(), partial_.get());
-      k_[l] = rows.row_count(r);
-      kind_[l] = row_kind(summary_[l], k_[l]);
+      const int64_t row_k = rows.row_count(first + (l < count ? l : count - 1));
+      // What is out of range stays so, and fits the lane.
+      k[l] = static_cast<IntScalar>(row_k < 0 ? -1 : (row_k > n_ ? n_ + 1 : row_k));
     }
+    std::memcpy(&k_, k, sizeof(k_));
+    summarize_lanes();
   }
 
-  // Signed tails of every lane at its own tilt.
+  // Signed tails of every lane at its own tilt: tilt_start and tilt_step of core/tilt.h for all
+  // lanes at once, in the lanes' own precision.
   void tilt() {
-    Tilt state[kLanes];
-    Scalar s[kLanes];
-    bool done[kLanes];
-    for (int l = 0; l < kLanes; ++l) {
-      done[l] = kind_[l] != RowKind::kOrdinary;
-      if (!done[l]) state[l] = tilt_start(summary_[l], k_[l] - summary_[l].forced);
-      s[l] = done[l] ? Scalar(0) : static_cast<Scalar>(state[l].value);
-    }
+    const Real target = convert<Real>(k_ - forced_), live = convert<Real>(live_);
+    Mask done = ordinary() == 0;
+    const Real half = splat<Lanes>(Scalar(0.5));
+    // A lane without a tilt gets numbers that are harmless.
+    const Real share = select(done, half, target / live);
+    const Real target_logit = log_lanes<Lanes>(share / (Scalar(1) - share));
+    Real lower = target_logit - largest_, upper = target_logit - smallest_;
+    const Real widening = sqrt_lanes(Scalar(1) + variance_ * Scalar(0.39269908169872414));
+    Real s = target_logit * widening - mean_;
+    s = select(s >= lower, s, lower);
+    s = select(done, Real{}, select(s <= upper, s, upper));
     for (int step = 0; step < kMaxTiltSteps; ++step) {
-      pass(load<Lanes>(s));
-      bool all = true;
-      for (int l = 0; l < kLanes; ++l) {
-        if (done[l]) continue;
-        const double excess = excess_[l] + (above_[l] - static_cast<double>(k_[l]));
-        done[l] = tilt_is_good(excess, variance_[l], kTreeTilt);
-        if (done[l]) continue;
-        tilt_step(state[l], excess, variance_[l]);
-        const Scalar next = static_cast<Scalar>(state[l].value);
-        done[l] = next == s[l];
-        s[l] = next;
-        all = all && done[l];
-      }
-      if (all) break;
+      Real excess, variance;
+      pass(s, excess, variance);
+      const Real deviation = sqrt_lanes(variance);
+      const Real allowed = Scalar(kTreeTilt) * larger(deviation, splat<Lanes>(Scalar(1)));
+      done = done | (select(excess < Real{}, -excess, excess) <= allowed);
+      if (!any_lane(done == 0)) break;
+      upper = select(excess > Real{}, s, upper);
+      lower = select(excess > Real{}, lower, s);
+      const Real sum = target + excess, rest = live - sum;
+      const auto has_slope = (variance > Real{}) & (sum > Real{}) & (rest > Real{});
+      const Real odds = select(has_slope, sum / rest, splat<Lanes>(Scalar(1)));
+      const Real newton =
+          s - (log_lanes<Lanes>(odds) - target_logit) * (sum * rest) / (variance * live);
+      const auto inside = has_slope & (newton > lower) & (newton < upper);
+      const Real next = select(inside, newton, lower + Scalar(0.5) * (upper - lower));
+      // Neighbours: no float is left between them.
+      done = done | (next == s);
+      s = select(done, s, next);
     }
-    for (int l = 0; l < kLanes; ++l) tilt_[l] = s[l];
+    tilt_ = s;
   }
 
   // log Z without log P(S = k): sum softplus(theta + s) - k s over live items.
   void outside_log_partition(double* result) const {
+    Scalar s[kLanes], lane[kLanes];
+    IntScalar beyond[kLanes];
+    store<Lanes>(s, tilt_);
+    const Int difference = above_ - k_;
+    std::memcpy(beyond, &difference, sizeof(beyond));
     for (int l = 0; l < kLanes; ++l) {
-      result[l] = (above_[l] - static_cast<double>(k_[l])) * static_cast<double>(tilt_[l]);
+      result[l] = static_cast<double>(beyond[l]) * static_cast<double>(s[l]);
     }
     Real product{};
     for (int64_t i = 0; i < n_; ++i) {
       const Tail<Lanes> tail = unpack_tail<Lanes>(tails_[i]);
       const Real e = tail.w / (Scalar(1) - tail.w);
       product += e + e * product;
-      Scalar above[kLanes];
-      store<Lanes>(above, select(tail.is_above, splat<Lanes>(Scalar(1)), Real{}));
-      for (int l = 0; l < kLanes; ++l) {
-        const Scalar theta = theta_[i * kLanes + l];
-        const bool counted = above[l] != Scalar(0) && theta < Scalar(INFINITY);
-        result[l] += counted ? static_cast<double>(theta) : 0.0;
-      }
+      const Real theta = theta_[i];
+      const auto counted = tail.is_above & (theta < splat<Lanes>(Scalar(INFINITY)));
+      store<Lanes>(lane, select(counted, theta, Real{}));
+      for (int l = 0; l < kLanes; ++l) result[l] += static_cast<double>(lane[l]);
       if ((i + 1) % kFold == 0 || i + 1 == n_) {
-        Scalar lane[kLanes];
         store<Lanes>(lane, product);
-        for (int l = 0; l < kLanes; ++l) result[l] += std::log1p(static_cast<double>(lane[l]));
+        double factor[kLanes];
+        for (int l = 0; l < kLanes; ++l) factor[l] = 1.0 + static_cast<double>(lane[l]);
+        log_in_place<kLanes>(factor);
+        for (int l = 0; l < kLanes; ++l) result[l] += factor[l];
         product = Real{};
       }
     }
   }
 
-  Real theta(int64_t i) const { return load<Lanes>(&theta_[i * kLanes]); }
-  Real tilted(int64_t i) const { return theta(i) + load<Lanes>(tilt_); }
+  Real theta(int64_t i) const { return theta_[i]; }
+  Real tilted(int64_t i) const { return theta_[i] + tilt_; }
   Real tail(int64_t i) const { return tails_[i]; }
-  Scalar logit(int64_t i, int lane) const { return theta_[i * kLanes + lane]; }
-  int64_t k(int lane) const { return k_[lane]; }
+  Int k() const { return k_; }
+  // A mask: the lanes where something is left to choose.
+  auto ordinary() const {
+    const Int target = k_ - forced_;
+    return (target > Int{}) & (target < live_) & (nan_ == Int{});
+  }
   RowKind kind(int lane) const { return kind_[lane]; }
-  bool has_nan(int lane) const { return summary_[lane].has_nan; }
+  bool has_nan(int lane) const { return has_nan_[lane]; }
   int64_t n() const { return n_; }
 
-  static const Executor& serial() {
-    static constexpr Executor executor{
-        [](int64_t count, void (*task)(void*, int64_t), void* context) {
-          for (int64_t i = 0; i < count; ++i) task(context, i);
-        }};
-    return executor;
+ private:
+  static Real sqrt_lanes(Real value) {
+    Scalar lane[kLanes];
+    store<Lanes>(lane, value);
+    for (int l = 0; l < kLanes; ++l) lane[l] = std::sqrt(lane[l]);
+    return load<Lanes>(lane);
   }
 
- private:
-  void pass(Real s) {
-    Real excess{}, variance{}, above{};
-    for (int64_t i = 0; i < n_; ++i) {
-      tails_[i] = signed_tail<Lanes>(theta(i) + s);
-      const Tail<Lanes> tail = unpack_tail<Lanes>(tails_[i]);
-      excess += tails_[i];
-      variance += tail.w * (Scalar(1) - tail.w);
-      above += select(tail.is_above, splat<Lanes>(Scalar(1)), Real{});
+  static Int one_where(Mask mask) {
+    if constexpr (kLanes == 1) {
+      return mask ? 1 : 0;
+    } else {
+      return mask & 1;
     }
-    Scalar lane[kLanes];
-    store<Lanes>(lane, excess);
-    for (int l = 0; l < kLanes; ++l) excess_[l] = lane[l];
-    store<Lanes>(lane, variance);
-    for (int l = 0; l < kLanes; ++l) variance_[l] = lane[l];
-    store<Lanes>(lane, above);
-    for (int l = 0; l < kLanes; ++l) above_[l] = lane[l];
+  }
+
+  // As `summarize` of row.h, but the moments are taken about the middle of the row.
+  void summarize_lanes() {
+    const Real infinity = splat<Lanes>(Scalar(INFINITY));
+    smallest_ = infinity;
+    largest_ = -infinity;
+    live_ = forced_ = nan_ = Int{};
+    for (int64_t i = 0; i < n_; ++i) {
+      const Real theta = theta_[i];
+      const auto is_live = (theta < infinity) & (theta > -infinity);
+      smallest_ = smaller(select(is_live, theta, infinity), smallest_);
+      largest_ = larger(select(is_live, theta, -infinity), largest_);
+      live_ += one_where(is_live);
+      forced_ += one_where(theta == infinity);
+      nan_ += one_where(theta != theta);
+    }
+    const auto any_live = live_ > Int{};
+    const Real middle = select(any_live, Scalar(0.5) * smallest_ + Scalar(0.5) * largest_, Real{});
+    Real sum{}, square{};
+    for (int64_t i = 0; i < n_; ++i) {
+      const Real theta = theta_[i];
+      const auto is_live = (theta < infinity) & (theta > -infinity);
+      const Real centred = select(is_live, theta - middle, Real{});
+      sum += centred;
+      square += centred * centred;
+    }
+    const Real live = select(any_live, convert<Real>(live_), splat<Lanes>(Scalar(1)));
+    const Real mean = sum / live;
+    const Real variance = square / live - mean * mean;
+    // Overflowing squares must not spoil the guess, which the bracket then bounds.
+    const auto usable = (variance >= Real{}) & (variance < splat<Lanes>(Scalar(1e30)));
+    variance_ = select(usable, variance, Real{});
+    mean_ = middle + mean;
+    mean_ = select((mean_ >= smallest_) & (mean_ <= largest_), mean_, middle);
+    name_kinds();
+  }
+
+  void name_kinds() {
+    IntScalar target[kLanes], live[kLanes], nan[kLanes];
+    const Int difference = k_ - forced_;
+    std::memcpy(target, &difference, sizeof(target));
+    std::memcpy(live, &live_, sizeof(live));
+    std::memcpy(nan, &nan_, sizeof(nan));
+    for (int l = 0; l < kLanes; ++l) {
+      has_nan_[l] = nan[l] != 0;
+      kind_[l] = has_nan_[l] || target[l] < 0 || target[l] > live[l] ? RowKind::kInvalid
+                 : target[l] == 0                                    ? RowKind::kNone
+                 : target[l] == live[l]                              ? RowKind::kAll
+                                                                     : RowKind::kOrdinary;
+    }
+  }
+
+  // The tails at tilt s; sum q - k and V.
+  void pass(Real s, Real& excess, Real& variance) {
+    Real tails{}, spread{};
+    Int above{};
+    for (int64_t i = 0; i < n_; ++i) {
+      const Real x = theta_[i] + s;
+      const auto is_above = x > Real{};
+      const Real e = exp_lanes<Lanes>(select(is_above, -x, x));
+      const Real inverse = Scalar(1) / (Scalar(1) + e);
+      const Real w = e * inverse;
+      const Real signed_tail = select(is_above, -w, w);
+      tails_[i] = signed_tail;
+      tails += signed_tail;
+      spread += w * inverse;
+      above += one_where(is_above);
+    }
+    above_ = above;
+    excess = tails + convert<Real>(above - k_);
+    variance = spread;
   }
 
   int64_t n_;
-  Buffer<Scalar> theta_;  // [n, lanes]
-  Buffer<Real> tails_;    // [n]
-  Buffer<RowSummary> partial_;
-  RowSummary summary_[kLanes];
-  int64_t k_[kLanes];
+  Buffer<Real> theta_;  // [n]
+  Buffer<Real> tails_;  // [n]
+  Int k_, live_, forced_, nan_, above_;
+  Real smallest_, largest_, mean_, variance_, tilt_;
   RowKind kind_[kLanes];
-  Scalar tilt_[kLanes];
-  double excess_[kLanes], variance_[kLanes], above_[kLanes];
+  bool has_nan_[kLanes];
 };
 
 }  // namespace CPU_CAPABILITY

@@ -195,7 +195,7 @@ void draw_rest(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_
   LaneRows<Single<T>> rows(m);
   rows.load_rows(problem, 0, 1);
   rows.tilt();
-  TreeSampler<Single<T>> sampler(rows, target);
+  TreeSampler<Single<T>> sampler(rows);
   sampler.draw(seed, &row, level << 16);
   for (int64_t p = 0; p < m; ++p) chosen[at.offset + at.step * p] = sampler.chosen(p, 0);
 }

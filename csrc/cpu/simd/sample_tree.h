@@ -21,13 +21,12 @@ class TreeSampler {
   using Real = typename Lanes::Real;
   static constexpr int kLanes = Lanes::kLanes;
 
-  TreeSampler(const LaneRows<Lanes>& rows, int64_t largest_count)
-      : plan_(rows.n(), largest_count), values_(plan_.size()), target_(2 * plan_.width() * kLanes) {
-    int64_t least = largest_count;
-    for (int l = 0; l < kLanes; ++l) {
-      start_[l] = rows.kind(l) == RowKind::kOrdinary ? static_cast<int>(rows.k(l)) : 0;
-      if (start_[l] < least) least = start_[l];
-    }
+  explicit TreeSampler(const LaneRows<Lanes>& rows)
+      : start_(select(rows.ordinary(), rows.k(), typename Lanes::Int{})),
+        plan_(rows.n(), largest_lane(start_)),
+        values_(plan_.size()),
+        target_(2 * plan_.width() * kLanes) {
+    const int64_t least = smallest_lane(start_);
     for (int64_t i = 0; i < rows.n(); ++i) {
       const Item<Lanes> item = unpack_item<Lanes>(rows.tail(i));
       values_[plan_.leaf_offset(i)] = item.p;
@@ -41,7 +40,9 @@ class TreeSampler {
     const PhiloxStream tag = philox_stream(0, 0, Purpose::kTreeSplit, round);
     uint32_t words[4 * kLanes];
     int64_t block = -1;
-    for (int l = 0; l < kLanes; ++l) target_[kLanes + l] = start_[l];
+    typename Lanes::IntScalar start[kLanes];
+    std::memcpy(start, &start_, sizeof(start));
+    for (int l = 0; l < kLanes; ++l) target_[kLanes + l] = static_cast<int>(start[l]);
     for (int64_t h = 1; h < plan_.width(); ++h) {
       if (plan_.is_empty(h)) continue;
       if (!plan_.is_product(h)) {
@@ -102,10 +103,10 @@ class TreeSampler {
     }
   }
 
+  typename Lanes::Int start_;
   TreePlan plan_;
   Buffer<Real> values_;
   Buffer<int> target_;  // [heap node, lane]
-  int start_[kLanes];
 };
 
 // Marks the subset of a row that is certain: the forced items, or all but the excluded ones.
@@ -125,11 +126,7 @@ void sample_small_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64
     using Lanes = typename std::decay_t<decltype(rows)>::LanesType;
     rows.load_rows(problem, first, count);
     rows.tilt();
-    int64_t largest = 0;
-    for (int l = 0; l < Lanes::kLanes; ++l) {
-      if (rows.kind(l) == RowKind::kOrdinary && rows.k(l) > largest) largest = rows.k(l);
-    }
-    TreeSampler<Lanes> sampler(rows, largest);
+    TreeSampler<Lanes> sampler(rows);
     uint64_t stream_rows[Lanes::kLanes];
     for (int64_t sample = 0; sample < num_samples; ++sample) {
       for (int l = 0; l < Lanes::kLanes; ++l) {

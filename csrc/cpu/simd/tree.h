@@ -16,13 +16,26 @@ inline namespace CPU_CAPABILITY {
 class TreePlan {
  public:
   TreePlan(int64_t items, int64_t max_count)
-      : width_(width_for(items)), offset_(2 * width_), degree_(2 * width_), size_(0) {
-    Buffer<int64_t> below(2 * width_);  // items below each node
+      : items_(items),
+        width_(width_for(items)),
+        below_(2 * width_),
+        offset_(2 * width_),
+        degree_(2 * width_) {
     for (int64_t h = 2 * width_ - 1; h >= 1; --h) {
       const bool is_leaf = h >= width_;
-      below[h] = is_leaf ? (h - width_ < items ? 1 : 0) : below[2 * h] + below[2 * h + 1];
-      degree_[h] = below[h] < max_count ? below[h] : max_count;
-      if (below[h] == 0) {
+      below_[h] = is_leaf ? (h - width_ < items_ ? 1 : 0) : below_[2 * h] + below_[2 * h + 1];
+    }
+    set_max_count(max_count);
+  }
+
+  void set_max_count(int64_t max_count) {
+    if (max_count == max_count_) return;
+    max_count_ = max_count;
+    size_ = 0;
+    for (int64_t h = 2 * width_ - 1; h >= 1; --h) {
+      const bool is_leaf = h >= width_;
+      degree_[h] = below_[h] < max_count ? below_[h] : max_count;
+      if (below_[h] == 0) {
         offset_[h] = kEmpty;
       } else if (!is_leaf && is_empty(2 * h + 1)) {
         offset_[h] = offset_[2 * h];
@@ -51,10 +64,37 @@ class TreePlan {
     return width;
   }
 
+  int64_t items_;
   int64_t width_;
+  int64_t max_count_ = -1;
+  int64_t size_ = 0;
+  Buffer<int64_t> below_;  // items below each node
   Buffer<int64_t> offset_;
   Buffer<int64_t> degree_;
-  int64_t size_;
+};
+
+// A plan and the memory that a walk over its tree needs, kept from one group of rows to the next.
+template <class NumberType, class RealType = NumberType>
+class TreeWorkspace {
+ public:
+  explicit TreeWorkspace(int64_t items) : plan_(items, 0), values_(0), adjoints_(0), columns_(0) {}
+
+  void plan_for(int64_t items, int64_t max_count) {
+    plan_.set_max_count(max_count);
+    values_.reserve(plan_.size());
+    adjoints_.reserve(plan_.size());
+    columns_.reserve(items);
+  }
+
+  const TreePlan& plan() const { return plan_; }
+  NumberType* values() { return values_.get(); }
+  NumberType* adjoints() { return adjoints_.get(); }
+  RealType* columns() { return columns_.get(); }  // [items]
+
+ private:
+  TreePlan plan_;
+  Buffer<NumberType> values_, adjoints_;
+  Buffer<RealType> columns_;
 };
 
 // Values bottom-up. `root_from`: the lowest coefficient wanted of the root.

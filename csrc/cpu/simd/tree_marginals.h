@@ -15,24 +15,22 @@ inline namespace CPU_CAPABILITY {
 // A lane with more chosen than unchosen items counts the unchosen ones: the tree is narrower.
 template <class Lanes>
 struct LaneCounts {
-  bool flipped[Lanes::kLanes];
-  int64_t target[Lanes::kLanes];
+  using Int = typename Lanes::Int;
+
+  Int flip_mask;
+  Int target;
   int64_t most;   // the largest target
   int64_t least;  // the smallest: lower coefficients of the root are not wanted
-  typename Lanes::Int flip_mask;
 
-  LaneCounts(const LaneRows<Lanes>& rows) : most(0), least(rows.n()) {
-    typename Lanes::IntScalar mask[Lanes::kLanes];
-    for (int l = 0; l < Lanes::kLanes; ++l) {
-      const bool valid = rows.kind(l) == RowKind::kOrdinary;
-      flipped[l] = valid && 2 * rows.k(l) > rows.n();
-      target[l] = !valid ? 0 : (flipped[l] ? rows.n() - rows.k(l) : rows.k(l));
-      mask[l] = flipped[l] ? -1 : 0;
-      if (target[l] > most) most = target[l];
-      if (valid && target[l] < least) least = target[l];
-    }
-    if (least > most) least = most;
-    std::memcpy(&flip_mask, mask, sizeof(flip_mask));
+  explicit LaneCounts(const LaneRows<Lanes>& rows) {
+    using IntScalar = typename Lanes::IntScalar;
+    const Int zero{}, items = zero + static_cast<IntScalar>(rows.n());
+    const auto ordinary = rows.ordinary();
+    const auto flipped = ordinary & (rows.k() + rows.k() > items);
+    flip_mask = select(flipped, zero - 1, zero);
+    target = select(ordinary, select(flipped, items - rows.k(), rows.k()), zero);
+    most = largest_lane(target);
+    least = smallest_lane(select(ordinary, target, zero + static_cast<IntScalar>(most)));
   }
 };
 
@@ -65,9 +63,9 @@ DG_INLINE typename Lanes::Real read_lanes(const typename Lanes::Scalar* rows, in
 // 1 at each lane's own target, 0 elsewhere.
 template <class Lanes>
 DG_INLINE typename Lanes::Real indicator(const LaneCounts<Lanes>& counts, int64_t j) {
-  typename Lanes::Scalar lane[Lanes::kLanes];
-  for (int l = 0; l < Lanes::kLanes; ++l) lane[l] = counts.target[l] == j ? 1 : 0;
-  return load<Lanes>(lane);
+  using Real = typename Lanes::Real;
+  const auto here = counts.target == static_cast<typename Lanes::IntScalar>(j);
+  return select(here, splat<Lanes>(typename Lanes::Scalar(1)), Real{});
 }
 
 template <class Lanes>
@@ -105,36 +103,56 @@ DG_INLINE Leaf<Lanes> make_log_leaf(typename Lanes::Real x, typename Lanes::Int 
           select(flip, log_of.of_minus, log_of.of_plus)};
 }
 
+template <class Lanes, bool kLog>
+void write_log_partition(const LaneRows<Lanes>& rows, typename Lanes::Real at_target, int64_t first,
+                         int count, typename Lanes::Scalar* log_partition) {
+  using Scalar = typename Lanes::Scalar;
+  constexpr int kLanes = Lanes::kLanes;
+  double outside[kLanes], inside[kLanes];
+  rows.outside_log_partition(outside);
+  Scalar lane[kLanes];
+  store<Lanes>(lane, at_target);
+  for (int l = 0; l < kLanes; ++l) inside[l] = static_cast<double>(lane[l]);
+  if constexpr (!kLog) log_in_place<kLanes>(inside);
+  for (int l = 0; l < count; ++l) {
+    log_partition[first + l] = static_cast<Scalar>(outside[l] + inside[l]);
+  }
+}
+
 // One group of rows. The linear algebra works on probabilities, the log algebra on their logs.
 template <class Lanes, bool kLog>
 void tree_group(const Rows<typename Lanes::Scalar>& problem, int64_t first, int count,
-                LaneRows<Lanes>& rows, typename Lanes::Scalar* marginals,
-                typename Lanes::Scalar* log_partition) {
-  using Scalar = typename Lanes::Scalar;
+                LaneRows<Lanes>& rows, TreeWorkspace<typename Lanes::Real>& work,
+                typename Lanes::Scalar* marginals, typename Lanes::Scalar* log_partition) {
   using Real = typename Lanes::Real;
   using Algebra = std::conditional_t<kLog, LogAlgebra<Lanes>, LinearAlgebra<Real>>;
   const int64_t n = problem.n;
   rows.load_rows(problem, first, count);
   rows.tilt();
   const LaneCounts<Lanes> counts(rows);
-  const TreePlan plan(n, counts.most);
-  Buffer<Real> values(plan.size()), adjoints(plan.size());
+  work.plan_for(n, counts.most);
+  const TreePlan& plan = work.plan();
+  Real* values = work.values();
+  Real* adjoints = work.adjoints();
   for (int64_t i = 0; i < n; ++i) {
     const Leaf<Lanes> leaf =
         kLog ? make_log_leaf<Lanes>(rows.tilted(i), counts.flip_mask)
              : make_leaf<Lanes>(unpack_item<Lanes>(rows.tail(i)), counts.flip_mask);
-    Real* value = values.get() + plan.leaf_offset(i);
-    value[0] = leaf.uncounted;
-    value[1] = leaf.counted;
-    adjoints[plan.leaf_offset(i) + 1] = Real{};
+    const int64_t at = plan.leaf_offset(i);
+    values[at] = leaf.uncounted;
+    values[at + 1] = leaf.counted;
+    adjoints[at + 1] = Real{};
   }
-  tree_up<Algebra>(plan, values.get(), counts.least);
-  const Real* root = values.get() + plan.offset(1);
-  Real* root_adjoint = adjoints.get() + plan.offset(1);
+  tree_up<Algebra>(plan, values, counts.least);
+  const Real* root = values + plan.offset(1);
+  Real* root_adjoint = adjoints + plan.offset(1);
+  Real at_target{};  // of the root: P(S = k) or its logarithm
   for (int64_t j = counts.least; j <= plan.degree(1); ++j) {
     root_adjoint[j] = indicator<Lanes>(counts, j);
+    at_target = select(root_adjoint[j] > Real{}, root[j], at_target);
   }
-  tree_down<Algebra>(plan, values.get(), adjoints.get(), counts.least);
+  tree_down<Algebra>(plan, values, adjoints, counts.least);
+  Real* columns = work.columns();
   for (int64_t i = 0; i < n; ++i) {
     const int64_t at = plan.leaf_offset(i);
     Real uncounted = adjoints[at], counted = adjoints[at + 1];
@@ -142,18 +160,10 @@ void tree_group(const Rows<typename Lanes::Scalar>& problem, int64_t first, int 
       uncounted *= values[at];
       counted *= values[at + 1];
     }
-    const Real chosen = select(counts.flip_mask, uncounted, counted);
-    write_lane<Lanes>(chosen / (uncounted + counted), count, i, n, marginals + first * n);
+    columns[i] = select(counts.flip_mask, uncounted, counted) / (uncounted + counted);
   }
-  double outside[Lanes::kLanes];
-  rows.outside_log_partition(outside);
-  for (int l = 0; l < count; ++l) {
-    if (rows.kind(l) != RowKind::kOrdinary) continue;
-    const Scalar probability = get_lane<Lanes>(root[counts.target[l]], l);
-    const double log_probability =
-        kLog ? static_cast<double>(probability) : std::log(static_cast<double>(probability));
-    log_partition[first + l] = static_cast<Scalar>(outside[l] + log_probability);
-  }
+  write_columns<Lanes>(columns, n, first, count, marginals);
+  write_log_partition<Lanes, kLog>(rows, at_target, first, count, log_partition);
   finish_certain_rows<Lanes>(problem, rows, first, count, marginals, log_partition);
 }
 
@@ -178,15 +188,28 @@ void for_lane_groups(int64_t begin, int64_t end, int64_t n, Body&& body) {
   }
 }
 
+// The workspace of one lane, or that of many.
+template <class Lanes, class One, class Many>
+DG_INLINE auto& pick(One& one, Many& many) {
+  if constexpr (Lanes::kLanes == 1) {
+    return one;
+  } else {
+    return many;
+  }
+}
+
 template <class T>
 void tree_forward(const Rows<T>& problem, TreeAlgebra algebra, int64_t begin, int64_t end,
                   T* marginals, T* log_partition) {
+  TreeWorkspace<typename Wide<T>::Real> wide(problem.n);
+  TreeWorkspace<T> single(problem.n);
   for_lane_groups<T>(begin, end, problem.n, [&](int64_t first, int count, auto& rows) {
     using Lanes = typename std::decay_t<decltype(rows)>::LanesType;
+    auto& work = pick<Lanes>(single, wide);
     if (algebra == TreeAlgebra::kLog) {
-      tree_group<Lanes, true>(problem, first, count, rows, marginals, log_partition);
+      tree_group<Lanes, true>(problem, first, count, rows, work, marginals, log_partition);
     } else {
-      tree_group<Lanes, false>(problem, first, count, rows, marginals, log_partition);
+      tree_group<Lanes, false>(problem, first, count, rows, work, marginals, log_partition);
     }
   });
 }
@@ -195,7 +218,9 @@ void tree_forward(const Rows<T>& problem, TreeAlgebra algebra, int64_t begin, in
 // forward-mode derivative is the vector-Jacobian product.
 template <class Lanes>
 void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first, int count,
-                      LaneRows<Lanes>& rows, const typename Lanes::Scalar* grad_marginals,
+                      LaneRows<Lanes>& rows,
+                      TreeWorkspace<Dual<typename Lanes::Real>, typename Lanes::Real>& work,
+                      const typename Lanes::Scalar* grad_marginals,
                       const typename Lanes::Scalar* grad_log_partition,
                       typename Lanes::Scalar* grad_logits) {
   using Scalar = typename Lanes::Scalar;
@@ -206,15 +231,19 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
   rows.load_rows(problem, first, count);
   rows.tilt();
   const LaneCounts<Lanes> counts(rows);
-  const TreePlan plan(n, counts.most);
-  Buffer<Number> values(plan.size()), adjoints(plan.size());
-  Buffer<Real> direction(n);
+  work.plan_for(n, counts.most);
+  const TreePlan& plan = work.plan();
+  Number* values = work.values();
+  Number* adjoints = work.adjoints();
+  Real* direction = work.columns();
+  if (grad_marginals != nullptr) {
+    read_columns<Lanes>(grad_marginals, n, first, count, direction);
+  } else {
+    for (int64_t i = 0; i < n; ++i) direction[i] = Real{};
+  }
   {
     Real sum{}, variance{};
     for (int64_t i = 0; i < n; ++i) {
-      direction[i] = grad_marginals == nullptr
-                         ? Real{}
-                         : read_lanes<Lanes>(grad_marginals, first, count, i, n);
       const Real qp = unpack_item<Lanes>(rows.tail(i)).qp;
       sum += qp * direction[i];
       variance += qp;
@@ -233,17 +262,17 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
     const Leaf<Lanes> leaf = make_leaf<Lanes>(item, counts.flip_mask);
     const Real change = item.qp * direction[i];
     const Real counted_change = select(counts.flip_mask, -change, change);
-    Number* value = values.get() + plan.leaf_offset(i);
-    value[0] = {leaf.uncounted, -counted_change};
-    value[1] = {leaf.counted, counted_change};
-    adjoints[plan.leaf_offset(i) + 1] = Number{};
+    const int64_t at = plan.leaf_offset(i);
+    values[at] = {leaf.uncounted, -counted_change};
+    values[at + 1] = {leaf.counted, counted_change};
+    adjoints[at + 1] = Number{};
   }
-  tree_up<Algebra>(plan, values.get(), counts.least);
-  Number* root_adjoint = adjoints.get() + plan.offset(1);
+  tree_up<Algebra>(plan, values, counts.least);
+  Number* root_adjoint = adjoints + plan.offset(1);
   for (int64_t j = counts.least; j <= plan.degree(1); ++j) {
     root_adjoint[j] = {indicator<Lanes>(counts, j), Real{}};
   }
-  tree_down<Algebra>(plan, values.get(), adjoints.get(), counts.least);
+  tree_down<Algebra>(plan, values, adjoints, counts.least);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t at = plan.leaf_offset(i);
     const Number uncounted = values[at] * adjoints[at];
@@ -251,8 +280,9 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
     const Number chosen{select(counts.flip_mask, uncounted.v, counted.v),
                         select(counts.flip_mask, uncounted.d, counted.d)};
     const Number mu = chosen / (uncounted + counted);
-    write_lane<Lanes>(mu.d + scale * mu.v, count, i, n, grad_logits + first * n);
+    direction[i] = mu.d + scale * mu.v;
   }
+  write_columns<Lanes>(direction, n, first, count, grad_logits);
   for (int l = 0; l < count; ++l) {
     const Scalar* row = problem.logits + (first + l) * n;
     Scalar* out = grad_logits + (first + l) * n;
@@ -269,10 +299,12 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
 template <class T>
 void linear_vjp(const Rows<T>& problem, int64_t begin, int64_t end, const T* grad_marginals,
                 const T* grad_log_partition, T* grad_logits) {
+  TreeWorkspace<Dual<typename Wide<T>::Real>, typename Wide<T>::Real> wide(problem.n);
+  TreeWorkspace<Dual<T>, T> single(problem.n);
   for_lane_groups<T>(begin, end, problem.n, [&](int64_t first, int count, auto& rows) {
     using Lanes = typename std::decay_t<decltype(rows)>::LanesType;
-    linear_vjp_group<Lanes>(problem, first, count, rows, grad_marginals, grad_log_partition,
-                            grad_logits);
+    linear_vjp_group<Lanes>(problem, first, count, rows, pick<Lanes>(single, wide), grad_marginals,
+                            grad_log_partition, grad_logits);
   });
 }
 

@@ -216,11 +216,19 @@ DG_INLINE int64_t add_lanes(Int value) {
 }
 template <class Real>
 DG_INLINE auto largest_lane(Real value) {
-  return fold_lanes(value, [](Real a, Real b) { return larger(a, b); });
+  if constexpr (sizeof(Real) < kVectorBytes) {
+    return value;
+  } else {
+    return fold_lanes(value, [](Real a, Real b) { return larger(a, b); });
+  }
 }
 template <class Real>
 DG_INLINE auto smallest_lane(Real value) {
-  return fold_lanes(value, [](Real a, Real b) { return smaller(a, b); });
+  if constexpr (sizeof(Real) < kVectorBytes) {
+    return value;
+  } else {
+    return fold_lanes(value, [](Real a, Real b) { return smaller(a, b); });
+  }
 }
 
 template <class To, class From>
