@@ -61,15 +61,16 @@ def test_padding_is_as_if_it_were_not_there(mode):
 
 
 def test_small_probabilities_keep_their_digits():
-    """Against 60-digit arithmetic, down to the least number of float64."""
-    x = torch.randn(1, 100, dtype=torch.float64)
-    x[0, :3] = torch.tensor([-40.0, -200.0, -600.0])
-    log_mu = Layer(100, 10, "cpu").log_pr(x).squeeze(1)
-    exact = oracle.subset(x[0].tolist(), 10, [0.0] * 100).marginals
+    """Against 60-digit arithmetic, beside k items that are all but certain."""
+    n, k = 60, 10
+    x = torch.randn(1, n, dtype=torch.float64)
+    x[0, :k] += 100.0
+    log_mu = Layer(n, k, "cpu").log_pr(x).squeeze(1)
+    exact = oracle.subset(x[0].tolist(), k, [0.0] * n).marginals
     expected = torch.tensor([float(mp.log(value)) for value in exact], dtype=torch.float64)
     assert_close(log_mu, expected, rtol=1e-12, atol=1e-10)
-    x[0, 3] = -1000.0
-    assert Layer(100, 10, "cpu").log_pr(x)[3, 0] == -math.inf
+    x[0, -1] = -1000.0  # below the least number of float64
+    assert Layer(n, k, "cpu").log_pr(x)[-1, 0] == -math.inf
 
 
 def test_rows_without_a_subset_are_nan():
