@@ -110,7 +110,7 @@ class _Fit:
             "step": step,
             "parts": training.capture(**self._parts),
             "best": self.best,
-            "errors": self.errors,
+            "errors": list(self.errors),
             "record": self.record.state(),
             "seconds": self.seconds,
         }

@@ -21,7 +21,7 @@ PUBLISHED_STEPS = 40_000
 _PUBLISHED_UPDATE = 1e-4
 
 # I-MLE's lambda, with its tuned learning rate and the seeds that are reported.
-LAMBDAS = (30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
+LAMBDAS = (100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5)
 
 Options = dict[str, JSON]
 
@@ -83,4 +83,4 @@ CANDIDATES = {
 }
 
 # AIMLE's rule with other steps, from beta = 0: does it matter how fast lambda adapts?
-RULE_STEPS = (1e-4, 1e-3, 1e-2)
+RULE_STEPS = (1e-4, 1e-2)

@@ -13,7 +13,7 @@ from experiments.session import JSON, Session
 SIZES = (5, 10, 15)
 TUNED_K = 10
 _DATA_SEED = 0
-_EPOCHS, _QUICK_EPOCHS, PUBLISHED_EPOCHS = 5, 2, 20
+_EPOCHS, _QUICK_EPOCHS, PUBLISHED_EPOCHS = 4, 2, 20
 _LENGTH, PUBLISHED_LENGTH = 100, 350
 _FULL = {"train": 1000, "heldout": 400, "annotated": 200, "embedding": 50}
 _QUICK = {"train": 120, "heldout": 40, "annotated": 20, "embedding": 16}
