@@ -152,7 +152,7 @@ def _lambdas(
     if "imle" not in chosen:
         return []
     tuned = chosen["imle"]["options"]["lambda"]
-    values = sorted({tuned, *(grid.LAMBDAS[:1] if session.quick else grid.LAMBDAS)})
+    values = sorted({tuned, *(grid.LAMBDAS[:2] if session.quick else grid.LAMBDAS)})
     rest = [value for value in values if value != tuned]
     rate = chosen["imle"]["learning_rate"]
     tasks = [
