@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Modules that choose k of n: a layer, a router of experts, N:M masks, tokens, sparse codes.
 
-Each draws exact k-subsets in training and takes the most probable one in evaluation, keeps its
+Each draws exact k-subsets (or takes the most probable one, as in evaluation), keeps its
 state in ``state_dict``, reads no value on the host, and is one graph for ``torch.compile``.
 Randomness comes from PyTorch's default generator of the device (or from ``generator=``, which
 ``torch.compile`` does not take), so activation checkpointing draws the same subsets again.

@@ -23,7 +23,7 @@ class RouterStatistics(NamedTuple):
     tokens_per_expert: Tensor  # int64 [E]; sums to T k
     expected_tokens: Tensor  # [E]: the same in expectation over the draws; differentiable
     marginals: Tensor  # [..., E]: P(the token goes to the expert)
-    logits: Tensor  # [..., E]
+    logits: Tensor  # [..., E], over the temperature
 
     def overflow(self, capacity_factor: float) -> Tensor:
         """The share of the T k assignments, [], beyond capacity_factor T k / E of an expert.
@@ -45,17 +45,17 @@ class Routing(NamedTuple):
 
 
 class SubsetRouter(nn.Module):
-    """Sends each token to k of E experts: a draw S of the k-subset law in training, its mode else.
+    """Sends each token to k of E experts: the mode S of the k-subset law of its logits, or a draw.
 
     In place of softmax and top-k: hidden states [..., d_model] in; weights and indices of the
-    experts [..., k], and statistics out. The law's logits are a linear map of the hidden states;
-    mu_e = P(e in S) are its exact marginals. They enter three times:
+    experts [..., k], and statistics out. The law's logits are a linear map of the hidden states
+    over a temperature; mu_e = P(e in S) are its exact marginals. They enter three times:
 
     - *gates*, the weight of expert e in S: "inclusion": mu_e; "normalized": mu_e over the sum of
       those chosen; "uniform": 1 / k. Each mu_e depends on all logits: those of experts that were
       not chosen have a gradient too.
-    - *the draw*: a gate of a drawn expert carries the gradient of log mu_e as well, which is that
-      of its being chosen. For a loss linear in the weighted experts' outputs, "inclusion" and
+    - *the draw*, if S is one: each gate carries the gradient of log mu_e as well, which is that of
+      the expert's being chosen. For a loss linear in the weighted experts' outputs, "inclusion" and
       "uniform" so have the exact gradient of the expected loss, in expectation over S.
     - *load balancing*: with m_e the mean of mu_e over the tokens, balance_loss = E sum_e (m_e/k)^2,
       the usual auxiliary loss with the expected load in place of the counted one: differentiable in
@@ -68,8 +68,10 @@ class SubsetRouter(nn.Module):
         d_model: size of the hidden states.
         num_experts: E.
         k: experts per token, from 1 to E.
-        gates: "normalized" (as most published models have it), "inclusion" or "uniform".
-        selection: in training, "sample", or "mode" for the k most probable experts.
+        gates: "inclusion", "normalized", or "uniform" (with selection="sample").
+        temperature: of the law, > 0; a buffer (see ``TemperatureSchedule``). The lower, the more
+            certain the draws, and the more alike the gates.
+        selection: in training, "mode", the k most probable experts, or "sample", a draw.
         evaluation: the same in evaluation.
         bias: give the linear map a bias.
 
@@ -83,14 +85,17 @@ class SubsetRouter(nn.Module):
         Niepert, Van den Broeck, "SIMPLE", ICLR 2023, arXiv:2210.01941.
     """
 
+    temperature: Tensor
+
     def __init__(
         self,
         d_model: int,
         num_experts: int,
         k: int,
         *,
-        gates: str = "normalized",
-        selection: str = "sample",
+        gates: str = "inclusion",
+        temperature: float = 1.0,
+        selection: str = "mode",
         evaluation: str = "mode",
         bias: bool = False,
         device: torch.device | str | None = None,
@@ -105,7 +110,13 @@ class SubsetRouter(nn.Module):
         self.k = checks.at_least_one("k", k)
         if self.k > self.num_experts:
             raise ValueError(f"k must be at most num_experts = {self.num_experts}, got {self.k}")
+        if gates == "uniform" and selection == "mode":
+            raise ValueError(
+                "gates must not be 'uniform' with selection='mode': no gradient would be left"
+            )
         self.gates, self.selection, self.evaluation = gates, selection, evaluation
+        start = torch.tensor(checks.positive("temperature", temperature), device=device)
+        self.register_buffer("temperature", start)
         self.linear = nn.Linear(d_model, num_experts, bias=bias, device=device, dtype=dtype)
 
     def forward(
@@ -126,6 +137,7 @@ class SubsetRouter(nn.Module):
             ValueError, TypeError: ``mask`` is no bool tensor that broadcasts to [...].
         """
         logits = working(functional.linear(hidden, self.linear.weight, self.linear.bias))
+        logits = logits / self.temperature
         marginals = subset.marginals(logits, self.k)
         if (self.selection if self.training else self.evaluation) == "sample":
             chosen = choice.draw(logits, marginals, self.k, None, generator)

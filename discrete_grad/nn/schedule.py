@@ -9,6 +9,7 @@ from torch import nn
 
 from discrete_grad import checks
 from discrete_grad.nn.nm_linear import NMSparseLinear
+from discrete_grad.nn.router import SubsetRouter
 from discrete_grad.nn.sparse_autoencoder import SubsetSAE
 
 
@@ -19,7 +20,8 @@ class TemperatureSchedule:
     temperatures are buffers: a compiled model is not compiled again for them.
 
     Args:
-        model: contains modules with a temperature (``NMSparseLinear``, ``SubsetSAE``), or is one.
+        model: contains modules with a temperature (``NMSparseLinear``, ``SubsetRouter``,
+            ``SubsetSAE``), or is one.
         start, end: > 0.
         steps: how many steps it takes from start to end; it stays there.
 
@@ -33,10 +35,14 @@ class TemperatureSchedule:
         self.end = checks.positive("end", end)
         self.steps = checks.at_least_one("steps", steps)
         self.modules = [
-            module for module in model.modules() if isinstance(module, (NMSparseLinear, SubsetSAE))
+            module
+            for module in model.modules()
+            if isinstance(module, (NMSparseLinear, SubsetRouter, SubsetSAE))
         ]
         if not self.modules:
-            raise ValueError("model must contain an NMSparseLinear or a SubsetSAE, got neither")
+            raise ValueError(
+                "model must contain an NMSparseLinear, a SubsetRouter or a SubsetSAE, got none"
+            )
         self.done = 0
         self._set()
 

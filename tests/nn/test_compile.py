@@ -65,7 +65,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[nn.Module, Tensor], Te
     "SubsetLayer": (lambda: dg.nn.SubsetLayer(4), hot),
     "SubsetLayer-indices": (lambda: dg.nn.SubsetLayer(4, output="indices", num_samples=2), gated),
     "SubsetLayer-aimle": (lambda: dg.nn.SubsetLayer(4, "aimle", num_samples=2), hot),
-    "SubsetRouter": (lambda: dg.nn.SubsetRouter(16, 8, 3), routed),
+    "SubsetRouter": (lambda: dg.nn.SubsetRouter(16, 8, 3, selection="sample"), routed),
     "NMSparseLinear": (lambda: dg.nn.NMSparseLinear(16, 12), linear),
     "TokenSelector": (lambda: dg.nn.TokenSelector(4, nn.Linear(16, 1)), tokens),
     "SubsetSAE": (lambda: dg.nn.SubsetSAE(16, 40, 4), reconstructed),

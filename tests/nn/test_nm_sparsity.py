@@ -217,7 +217,7 @@ def test_the_schedule():
         (lambda: dg.nn.flipped_groups(model()), "model must contain an NMSparseLinear"),
         (
             lambda: dg.nn.TemperatureSchedule(model(), 1.0, 0.1, 5),
-            "model must contain an NMSparseLinear or a SubsetSAE",
+            "model must contain an NMSparseLinear, a SubsetRouter or a SubsetSAE",
         ),
     ],
 )

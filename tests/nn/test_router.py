@@ -26,7 +26,7 @@ def rows(*batch):
 
 
 def test_the_signature_of_a_router():
-    made = dg.nn.SubsetRouter(16, 8, 3)
+    made = dg.nn.SubsetRouter(16, 8, 3, gates="normalized")
     hidden = torch.randn(2, 7, 16)
     weights, indices, aux = made(hidden)
     assert weights.shape == indices.shape == (2, 7, 3)
@@ -41,16 +41,16 @@ def test_the_signature_of_a_router():
 def test_the_gates_are_the_exact_inclusion_probabilities():
     hidden = rows(6)
     exact = torch.stack([laws.inclusion(row, K) for row in hidden])
-    for module in (router(gates="inclusion"), router(gates="inclusion").eval()):
+    for module in (router(selection="sample"), router(), router(selection="sample").eval()):
         weights, indices, aux = module(hidden)
         torch.testing.assert_close(aux.marginals, exact, rtol=0, atol=1e-13)
         torch.testing.assert_close(weights, exact.gather(-1, indices), rtol=0, atol=1e-13)
     _, top = hidden.topk(K)
     assert torch.equal(indices, top.sort().values)
     chosen = exact.gather(-1, indices)
-    normal = router().eval()(hidden).weights
+    normal = router(gates="normalized")(hidden).weights
     torch.testing.assert_close(normal, chosen / chosen.sum(-1, keepdim=True), rtol=0, atol=1e-13)
-    uniform = router(gates="uniform")(hidden).weights
+    uniform = router(gates="uniform", selection="sample")(hidden).weights
     torch.testing.assert_close(uniform, torch.full_like(uniform, 0.5))
 
 
@@ -61,7 +61,7 @@ def test_the_gradient_of_an_expected_linear_loss_is_exact(monkeypatch, gates, we
     """E_S[sum_{e in S} w_e c_e] = sum_e mu_e w_e c_e, the draw's own part of the gradient included:
     by enumeration.
     """
-    made = router(gates=gates)
+    made = router(gates=gates, selection="sample")
     theta = rows().requires_grad_()
 
     def loss(hidden):
@@ -76,7 +76,7 @@ def test_the_gradient_of_an_expected_linear_loss_is_exact(monkeypatch, gates, we
 
 @pytest.mark.parametrize("gates", ["inclusion", "normalized", "uniform"])
 def test_experts_that_are_not_chosen_have_a_gradient(gates):
-    made = router(gates=gates)
+    made = router(gates=gates, selection="sample")
     hidden = rows().requires_grad_()
     weights, indices, _ = made(hidden)
     (weights * torch.tensor([1.0, 3.0])).sum().backward()
@@ -85,7 +85,7 @@ def test_experts_that_are_not_chosen_have_a_gradient(gates):
 
 
 def test_the_k_most_probable_in_training():
-    made = router(selection="mode", gates="inclusion")
+    made = router()
     hidden = rows(4).requires_grad_()
     weights, indices, _ = made(hidden)
     assert torch.equal(indices, hidden.topk(K).indices.sort().values)
@@ -99,6 +99,16 @@ def test_samples_in_evaluation():
     hidden = rows().expand(400, EXPERTS)
     indices = router(evaluation="sample").eval()(hidden).indices
     assert len(indices.unique(dim=0)) > 3
+
+
+def test_the_temperature_of_the_law():
+    made = router()
+    schedule = dg.nn.TemperatureSchedule(made, 2.0, 0.5, 2)
+    hidden = rows(3)
+    for temperature in (2.0, 1.0, 0.5):
+        want = torch.stack([laws.inclusion(row / temperature, K) for row in hidden])
+        torch.testing.assert_close(made(hidden).aux.marginals, want, rtol=0, atol=1e-13)
+        schedule.step()
 
 
 def test_load_and_balance():
@@ -162,7 +172,7 @@ def test_padding_is_left_out_of_the_statistics():
 def test_a_token_that_is_nan():
     hidden = torch.randn(3, 16)
     hidden[1] = torch.nan
-    for made in (dg.nn.SubsetRouter(16, 8, 3), dg.nn.SubsetRouter(16, 8, 3).eval()):
+    for made in (dg.nn.SubsetRouter(16, 8, 3, selection="sample"), dg.nn.SubsetRouter(16, 8, 3)):
         weights = made(hidden).weights
         assert weights.isnan().all(-1).tolist() == [False, True, False]
 
@@ -172,7 +182,7 @@ def test_state_dict():
         dg.nn.SubsetRouter(16, 8, 3, bias=True).eval(),
         dg.nn.SubsetRouter(16, 8, 3, bias=True).eval(),
     )
-    assert set(made.state_dict()) == {"linear.weight", "linear.bias"}
+    assert set(made.state_dict()) == {"linear.weight", "linear.bias", "temperature"}
     copy.load_state_dict(made.state_dict())
     hidden = torch.randn(5, 16)
     assert torch.equal(made(hidden).weights, copy(hidden).weights)
@@ -185,6 +195,8 @@ def test_state_dict():
         ((16, 8, 0), {}, "k must be at least 1"),
         ((0, 8, 2), {}, "d_model must be at least 1"),
         ((16, 8, 2), {"gates": "softmax"}, "gates must be one of 'inclusion'"),
+        ((16, 8, 2), {"temperature": 0.0}, "temperature must be greater than 0"),
+        ((16, 8, 2), {"gates": "uniform"}, "gates must not be 'uniform' with selection='mode'"),
         ((16, 8, 2), {"selection": "top"}, "selection must be one of"),
         ((16, 8, 2), {"evaluation": "top"}, "evaluation must be one of"),
     ],
