@@ -77,6 +77,7 @@ def run(session: Session, names: list[str]) -> JSON:
         "seeds": seeds,
         "aimle": {"passes": _passes(session), **AIMLE_RULE},
         "clock": _clock(session),
+        "relaxed_limit": RELAXED_LIMIT,
         "tuning": [
             {
                 **{key: task.settings[key] for key in ("n", "loss", "estimator", "cells")},

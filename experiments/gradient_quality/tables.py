@@ -191,7 +191,8 @@ def _scale(part: JSON, n: int, k: int, loss: str) -> Table:
         f"f(z) = {LOSSES[loss]}, n = {n:,}, k = {k:,}: error (1 - cosine) by the number of draws S "
         f"of an estimate, {len(part['seeds'])} seeds. *: 2 for those that compare draws. "
         f"Milliseconds ({part['clock']}): fewest to most draws; relative distance: "
-        "‖estimate - exact‖ / ‖exact‖ with the most.",
+        "‖estimate - exact‖ / ‖exact‖ with the most. –: not run; the relaxed top-k keeps some "
+        f"n k S numbers, and is left out above {part['relaxed_limit']:,}.",
         [
             "estimator",
             *(f"S = {count}" if at else "S = 1*" for at, count in enumerate(draws)),

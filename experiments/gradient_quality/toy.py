@@ -89,13 +89,13 @@ NAMES = tuple(dict.fromkeys(row.estimator for row in ROWS))
 
 def run(session: Session, names: list[str]) -> JSON:
     """The measured rows, the enumerated biases, and what SIMPLE's code gives."""
-    repeats = 1000 if session.quick else REPEATS
+    repeats, passes = (1000, 100) if session.quick else (REPEATS, AIMLE_PASSES)
     seeds = list(SEEDS[: len(session.seeds(len(SEEDS)))])
     rows = [row for row in ROWS if row.estimator in names]
     tasks = [
         Task(
             f"toy/{row.key}",
-            {"row": row.key, "setting": _plain(row), "seeds": seeds, "repeats": repeats},
+            {"row": row.key, "setting": plain(row, passes), "seeds": seeds, "repeats": repeats},
             len(seeds),
         )
         for row in rows
@@ -128,21 +128,21 @@ def run(session: Session, names: list[str]) -> JSON:
     }
 
 
-def _plain(row: Row) -> JSON:
+def plain(row: Row, passes: int = AIMLE_PASSES) -> JSON:
     """What a task's result depends on, besides its key."""
     options = {name: str(value) for name, value in row.options.items()}
-    adaptive = {"passes": AIMLE_PASSES, **AIMLE_RULE} if row.adapts else None
+    adaptive = {"passes": passes, **AIMLE_RULE} if row.adapts else None
     return {"options": options, "log_sigmoid": row.log_sigmoid, "adaptive": adaptive}
 
 
 def sample_row(settings: dict[str, JSON], context: Context) -> JSON:
     """The measures of one row at each seed, lists by their names."""
-    row = _BY_KEY[settings["row"]]
+    row, adaptive = _BY_KEY[settings["row"]], settings["setting"]["adaptive"]
     found: dict[str, list[float]] = {}
     for seed in settings["seeds"]:
         theta, loss = problems.published(seed, N)
         exact = loss.gradient(theta, K)
-        estimates = _estimates(row, theta, loss, settings["repeats"], seed, context.device)
+        estimates = sample(row, theta, loss, settings["repeats"], seed, context.device, adaptive)
         values = measure.quality(estimates, exact)
         if row.estimator in UNBIASED:
             statistic, freedom = measure.chi_square(estimates, exact)
@@ -153,27 +153,30 @@ def sample_row(settings: dict[str, JSON], context: Context) -> JSON:
     return found
 
 
-def _estimates(
+def sample(
     row: Row,
     theta: Tensor,
     loss: problems.Distance,
     repeats: int,
     seed: int,
     device: torch.device,
+    adaptive: dict[str, Any] | None = None,
 ) -> Tensor:
-    """Independent estimates [repeats, n], each from the row's number of draws."""
+    """Independent estimates [repeats, n], each from the row's number of draws.
+
+    ``adaptive`` is for AIMLE: the passes that adapt the step, and the rule.
+    """
     generator = torch.Generator(device).manual_seed(seed)
     theta, loss = theta.to(device), loss.to(device)
-    if row.adapts:
+    if adaptive is not None:
         estimator = adapted(
             row.estimator,
             theta,
             K,
             loss,
             row.samples,
-            AIMLE_PASSES,
-            generator,
-            **AIMLE_RULE,
+            generator=generator,
+            **adaptive,
             **row.options,
         )
     else:

@@ -30,8 +30,10 @@ class Context:
         self.steps += steps
 
 
-def sampled(key: str, repeats: int, seeds: tuple[int, ...] = toy.SEEDS) -> dict[str, list[float]]:
-    return toy.sample_row({"row": key, "seeds": seeds, "repeats": repeats}, Context())
+def sampled(key: str, repeats: int) -> dict[str, list[float]]:
+    row = next(row for row in toy.ROWS if row.key == key)
+    settings = {"row": key, "setting": toy.plain(row), "seeds": toy.SEEDS, "repeats": repeats}
+    return toy.sample_row(settings, Context())
 
 
 def enumerated(name: str) -> list[float]:
@@ -68,12 +70,12 @@ def test_the_enumerated_bias_of_unbiased_estimators_is_zero(name: str) -> None:
 
 @pytest.mark.parametrize("row", [row for row in toy.ROWS if row.estimator in EXPECTATIONS])
 def test_the_library_estimates_have_the_enumerated_mean(row: toy.Row) -> None:
-    """Hotelling's test at three seeds: of the library's code against the formulas' sums."""
+    """Hotelling's test at two seeds: of the library's code against the formulas' sums."""
     total = freedom = 0.0
-    for seed in toy.SEEDS[:3]:
+    for seed in toy.SEEDS[:2]:
         theta, loss = problems.published(seed, toy.N)
         mean = expectation(row.estimator, Law.of(theta, toy.K, loss), toy.STEP)
-        estimates = toy._estimates(row, theta, loss, 2000, seed, torch.device("cpu"))
+        estimates = toy.sample(row, theta, loss, 1000, seed, torch.device("cpu"))
         statistic, free = measure.chi_square(estimates, mean)
         total, freedom = total + statistic, freedom + free
     assert 1e-4 < stats.chi2.sf(total, freedom) < 1 - 1e-4
@@ -82,28 +84,29 @@ def test_the_library_estimates_have_the_enumerated_mean(row: toy.Row) -> None:
 @pytest.mark.parametrize("row", [row for row in toy.ROWS if row.published], ids=lambda row: row.key)
 def test_the_sampled_measures_are_the_published_ones(row: toy.Row) -> None:
     """Means over the ten seeds, within the sampling error of both."""
-    repeats = 2000
+    repeats = 500
     ours, theirs = sampled(row.key, repeats), published()["toy"]["rows"][row.published]
-    # Of the mean over the seeds; the published error has five times the repeats.
-    error = math.sqrt(fmean(value**2 for value in ours["error_std"]) * 1.2 / repeats / 10)
+    # Of the difference of two means over the ten seeds.
+    spread = fmean(value**2 for value in ours["error_std"]) / 10
+    error = math.sqrt(spread * (1 / repeats + 1 / published()["toy"]["repeats"]))
     assert abs(fmean(ours["error"]) - theirs["error"]) <= 4 * error + 1e-12
     # A bias is off by chance in its tangent direction: by at most sqrt(8 noise bias) or so.
     noise, bias = fmean(ours["bias_noise"]), theirs["bias"]
     assert abs(fmean(ours["bias"]) - bias) <= 2 * noise + 4 * math.sqrt(noise * bias / 10) + 1e-4
-    assert fmean(ours["variance"]) == pytest.approx(theirs["variance"], rel=0.15, abs=1e-4)
+    assert fmean(ours["variance"]) == pytest.approx(theirs["variance"], rel=0.2, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", toy.UNBIASED)
 def test_the_sampled_bias_of_unbiased_estimators_is_noise(name: str) -> None:
     key = next(row.key for row in toy.ROWS if row.estimator == name)
-    found = sampled(key, 2000)
+    found = sampled(key, 1000)
     assert 0.5 < fmean(found["bias"]) / fmean(found["bias_noise"]) < 2
     assert 1e-4 < stats.chi2.sf(sum(found["chi_square"]), sum(found["freedom"])) < 1 - 1e-4
 
 
 def test_the_bias_of_straight_through_is_more_than_noise() -> None:
-    found = sampled("straight_through/S-1", 2000)
-    assert fmean(found["bias"]) > 20 * fmean(found["bias_noise"])
+    found = sampled("straight_through/S-1", 1000)
+    assert fmean(found["bias"]) > 10 * fmean(found["bias_noise"])
 
 
 def test_quality_against_its_definitions() -> None:
@@ -159,8 +162,8 @@ def test_an_adapted_step_is_that_of_one_row(name: str) -> None:
     estimator = adapted(name, theta, 5, loss, 10, 30, generator, noise="gumbel", **synthetic.RULE)
     target = estimator.options["target"]
     assert target.beta.item() == pytest.approx(0.03, abs=1e-9)
-    rows = estimate(estimator, theta.expand(400, 10), 5, loss, 10, generator)
-    single = torch.stack([estimate(estimator, theta, 5, loss, 10, generator) for _ in range(400)])
+    rows = estimate(estimator, theta.expand(300, 10), 5, loss, 10, generator)
+    single = torch.stack([estimate(estimator, theta, 5, loss, 10, generator) for _ in range(300)])
     assert target.beta.item() == pytest.approx(0.03, abs=1e-9)
     shares = [(one != 0).double().mean().item() for one in (rows, single)]
     assert shares[0] == pytest.approx(shares[1], abs=0.05)
