@@ -3,10 +3,11 @@
 
     python bench/clients.py [--quick] [--threads N]
 
-It writes bench/results/clients.json (or the file that --out names). The cases are SFESS's tasks:
-scores [B, n, 1] of its nearest neighbours (n = 128, k = 10) and of its learning to explain (n =
-784, k = 50); a call is a sample forward and its gradient backward. The circuit is
-published_circuit.py: the same arithmetic as the published code, in level-wide operations.
+It writes bench/results/clients.json (or the file that --out names) and prints the table of
+docs/clients.md. The cases are SFESS's tasks: scores [B, n, 1] of its nearest neighbours (n = 128,
+k = 10) and of its learning to explain (n = 784, k = 50); a call is a sample forward and its
+gradient backward. The circuit is published_circuit.py: the same arithmetic as the published code,
+in level-wide operations.
 
 Marginals and gradients of the adapter in its mode "compat" are first held to the circuit's in
 float64, and the errors that float32 brings to each of them are recorded; then the providers are
@@ -142,9 +143,7 @@ def main() -> None:
     record = environment()
     results = []
     for case in CASES[:1] if options.quick else CASES:
-        result = run(case, 0.2 if options.quick else 5.0, 3)
-        results.append(result)
-        print(_line(case, result))
+        results.append(run(case, 0.2 if options.quick else 5.0, 3))
     record["load_average_after"] = load_average()
     written = {
         "environment": record,
@@ -152,16 +151,24 @@ def main() -> None:
         "threads": options.threads,
         "cases": results,
     }
+    print(table(written))
     save(written, options.out)
 
 
-def _line(case: Case, result: dict[str, object]) -> str:
-    cells = [f"{case.rows}x{case.n} k={case.k}"]
-    for name in (*law.MODES, CIRCUIT):
-        timing = result[name]
-        assert isinstance(timing, dict)
-        cells.append(f"{name} {timing['p50'] * 1e3:.2f} ms")
-    return "  ".join([*cells, f"speedup {result['speedup']}"])
+def table(written: dict[str, object]) -> str:
+    """The result as the rows of docs/clients.md."""
+    lines = [
+        "| scores | k | exact | compat | circuit | circuit / exact | circuit / compat |",
+        "| :--- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    cases = written["cases"]
+    assert isinstance(cases, list)
+    for case in cases:
+        times = [f"{case[name]['p50'] * 1e3:.3g} ms" for name in (*law.MODES, CIRCUIT)]
+        ratios = [f"{case['speedup'][mode]:.3g}" for mode in law.MODES]
+        cells = [f"({case['rows']}, {case['n']}, 1)", str(case["k"]), *times, *ratios]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import clients
 import published_circuit
 import pytest
 import torch
+from machine import RESULTS, ROOT
 
 from discrete_grad.compat import law
 
@@ -54,4 +55,11 @@ def test_a_run_is_recorded(tmp_path, monkeypatch, capsys):
     (case,) = json.loads(out.read_text())["cases"]
     assert case["speedup"].keys() == set(law.MODES)
     assert all(case[name]["p50"] > 0 for name in (*law.MODES, clients.CIRCUIT))
-    assert "2x12 k=4" in capsys.readouterr().out
+    assert "| (2, 12, 1) | 4 |" in capsys.readouterr().out
+
+
+def test_the_documentation_has_the_recorded_times():
+    written = json.loads((RESULTS / "clients.json").read_text(encoding="utf-8"))
+    assert not written["quick"]
+    assert not written["environment"]["uncommitted_changes"]
+    assert clients.table(written) in (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
