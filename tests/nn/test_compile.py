@@ -103,6 +103,19 @@ def test_fifty_steps_of_one_graph(name):
     assert not counters["recompiles"]
 
 
+@pytest.mark.parametrize("name", ["NMSparseLinear", "SubsetRouter", "SubsetSAE"])
+def test_a_falling_temperature_is_no_other_graph(name):
+    module, loss = made(name)
+    schedule = dg.nn.TemperatureSchedule(module, 1.0, 0.1, 8)
+    x = torch.randn(20, 32, 16)
+    step = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    for _ in range(10):
+        want, got = (gradients(module, function, x, 1)[0] for function in (loss, step))
+        torch.testing.assert_close(got, want)
+        schedule.step()
+    assert counters["stats"]["unique_graphs"] == 1
+
+
 @EVERY
 def test_the_compiled_step_is_the_eager_one(name):
     x = torch.randn(20, 32, 16)
