@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Samplers with the call surface of published projects, which then run by changing an import.
 
-- ``discrete_grad.compat.sfess``: the samplers of SFESS (Wijk, Vinuesa, Azizpour, "Revisiting Score
-  Function Estimators for k-Subset Sampling", ICLR 2025, arXiv:2407.16058).
+- ``discrete_grad.compat.sfess``: the samplers of SFESS (Wijk, Vinuesa, Azizpour, "SFESS: Score
+  Function Estimators for k-Subset Sampling", ICLR 2025).
 - ``discrete_grad.compat.pr_mpnn``: the edge sampler of PR-MPNN (Qian, Manolache, Ahmed, Zeng, Van
   den Broeck, Niepert, Morris, "Probabilistically Rewired Message-Passing Neural Networks", ICLR
   2024, arXiv:2310.02156), main branch; ``pr_mpnn_backup``: its branch ``backup``, with I-MLE.
