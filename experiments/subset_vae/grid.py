@@ -33,7 +33,7 @@ NOISES = {
 
 
 # AIMLE's beta starts at 0, as its paper's autoencoder was run, but moves ten times as fast: the
-# default training has 750 steps, where the paper's has 60,000.
+# default training has 600 steps, where the paper's has 60,000.
 _BETA_STEP = 1e-2
 
 

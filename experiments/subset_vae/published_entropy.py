@@ -2,8 +2,7 @@
 """The entropy of the k-subset law by a recursion over items, from the first one on or a later one.
 
 The published code of the SIMPLE paper's autoencoder starts the loop over items at the tenth. The
-terms of the items before it are lost: what is left is the entropy of the law given how many of the
-first nine items are chosen, and which.
+terms of the items before it are lost: what is left is the entropy of the choice among the others.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from experiments.plots import COLOURS, LABELS, figure, style
 from experiments.session import JSON
 from experiments.subset_vae import pictures
-from experiments.subset_vae.tables import column
+from experiments.subset_vae.report import column
 
 _SKIPPED_EPOCHS = 4  # of the curves' vertical range: there the fall is steep
 

@@ -16,7 +16,7 @@ from experiments.subset_vae import pictures
 from experiments.subset_vae.grid import COMPARISONS, ESTIMATORS, TUNING_SEEDS, candidates
 from experiments.subset_vae.training import load, train
 
-_EPOCHS, _BATCH_SIZE, _PICTURES = 50, 100, 12
+_EPOCHS, _BATCH_SIZE, _PICTURES = 40, 100, 12
 _QUICK_EPOCHS, _QUICK_IMAGES, _QUICK_EVERY = 2, 200, 3
 _SETTING = (
     "The paper trains on MNIST, 60,000 images of 28x28 pixels, for 200 epochs of 600 steps. Here: "
