@@ -125,6 +125,7 @@ LAYERS: dict[str, set[str]] = {
     "distributions": {"checks", "estimators", "subset"},
     "nn": {"checks", "estimators", "likelihood", "ops", "rng", "subset"},
     "__init__": {"backends", "distributions", "estimators", "nn", "noise", "solvers", "subset"},
+    "distributed": {"checks", "ops", "reference", "rng"},
     "compat": {""},
     "demo": {""},
 }
