@@ -52,7 +52,8 @@ def _curves(results: JSON, name: str) -> Figure:
     margin = 0.03 * (max(shown) - min(shown)) or 1.0
     left.set_ylim(min(shown) - margin, max(shown) + margin)
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    style(left, "epoch", "test ELBO, nats per image", legend=True)
+    style(left, "epoch", "test ELBO, nats per image")
+    left.legend(frameon=False, fontsize="small", loc="lower right")
     style(right, "seconds of training", "")
     made.suptitle(_title(results, comparison), fontsize="medium")
     return made
@@ -105,20 +106,17 @@ def _reconstructions(results: JSON) -> Figure:
     rows = [("original", results["originals"])]
     for estimator, entry in results["comparisons"]["subsets"]["estimators"].items():
         rows.append((LABELS[estimator], entry["runs"][0]["pictures"]))
-    made, axes = figure(len(rows), 1, width=8.5, height=0.62)
-    for row, (label, texts) in zip(axes[:, 0], rows, strict=True):
-        row.imshow(
-            pictures.from_text(texts, height, width),
-            cmap="gray_r",
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
-        )
-        row.set_xticks([])
-        row.set_yticks([])
-        row.spines[:].set_visible(False)
-        row.set_anchor("E")  # room for the label
-        row.set_ylabel(label, rotation=0, ha="right", va="center", fontsize="small")
+    made, ((axes,),) = figure(width=8.5, height=0.54 * len(rows))
+    # One white row of pixels below each row of pictures.
+    strips = [
+        np.pad(pictures.from_text(texts, height, width), ((0, 1), (0, 0))) for _, texts in rows
+    ]
+    axes.imshow(np.concatenate(strips), cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_xticks([])
+    centres = [(height + 1) * row + (height - 1) / 2 for row in range(len(rows))]
+    axes.set_yticks(centres, [label for label, _ in rows])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
     return made
 
 
