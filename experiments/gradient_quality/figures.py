@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from experiments import plots
 from experiments.gradient_quality.names import LOSSES, row_label
@@ -172,6 +173,8 @@ def _scale(part: JSON, across: str, xlabel: str) -> Figure:
                 title=f"{LOSSES[loss]}, n = {size['n']:,}, k = {size['k']:,}",
                 log="xy",
             )
+            panel.xaxis.set_minor_formatter(NullFormatter())
+            panel.yaxis.set_minor_formatter(NullFormatter())
     by_name: dict[str, Artist] = {}
     for place in itertools.product(range(len(sizes)), range(len(losses))):
         handles, labels = axes[place].get_legend_handles_labels()

@@ -162,12 +162,15 @@ def test_an_adapted_step_is_that_of_one_row(name: str) -> None:
     estimator = adapted(name, theta, 5, loss, 10, 30, generator, noise="gumbel", **synthetic.RULE)
     target = estimator.options["target"]
     assert target.beta.item() == pytest.approx(0.03, abs=1e-9)
-    rows = estimate(estimator, theta.expand(300, 10), 5, loss, 10, generator)
-    single = torch.stack([estimate(estimator, theta, 5, loss, 10, generator) for _ in range(300)])
+    # Another row, with a tenth of the lambda, must not change that of the first.
+    rows = torch.stack([theta, theta / 10]).expand(300, 2, 10)
+    among = estimate(estimator, rows, 5, loss, 10, generator)[:, 0]
+    alone = torch.stack([estimate(estimator, theta, 5, loss, 10, generator) for _ in range(300)])
     assert target.beta.item() == pytest.approx(0.03, abs=1e-9)
-    shares = [(one != 0).double().mean().item() for one in (rows, single)]
-    assert shares[0] == pytest.approx(shares[1], abs=0.05)
-    assert rows.abs().mean().item() == pytest.approx(single.abs().mean().item(), rel=0.15)
+    shares = [(one != 0).double().mean().item() for one in (among, alone)]
+    assert shares[0] == pytest.approx(shares[1], abs=0.03)
+    sizes = [one[one != 0].abs().mean().item() for one in (among, alone)]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.1)
 
 
 def cell(**place: object) -> dict[str, object]:
@@ -202,6 +205,17 @@ def test_cells_of_the_published_table(place: dict[str, object], repeats: int) ->
     assert found["cosine"] == pytest.approx(cell(**place)["cosine"], abs=0.1)
     if "passes" in place:
         assert found["beta_reached"] == pytest.approx(cell(**place)["beta"], abs=2e-3)
+
+
+def test_distances_in_standard_errors() -> None:
+    """Of the mean of one value per seed: two seeds, whose values have the deviations 0.3, 0.4."""
+    found = {"cosine": [[0.4, 0.09], [0.6, 0.16], [9.0, 9.0]], "sparsity": [[0.0, 0.0]] * 3}
+    over = synthetic._over_seeds(found, 2)
+    assert over["cosine"] == pytest.approx(0.5)
+    assert over["cosine_std"] == pytest.approx(math.sqrt(0.02 + 0.125), abs=1e-4)
+    assert over["cosine_error"] == pytest.approx(0.25, abs=1e-5)
+    assert synthetic._distance(1.0, over, "cosine", 3) == pytest.approx(1.73, abs=5e-3)
+    assert synthetic._distance(0.0, over, "sparsity", 3) == 0
 
 
 def test_the_typical_step_against_the_steps_taken() -> None:
