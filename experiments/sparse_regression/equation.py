@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -18,7 +19,7 @@ from experiments.sparse_regression.statistics import BASELINES, Statistics
 
 # The example that the curves over the training are kept of.
 SHOWN = ("weak", 0.05)
-_QUICK_STEPS = 60
+_QUICK_STEPS, _QUICK_NOISE = 60, (0.0, 0.05)
 
 
 def source(data: Path | None) -> JSON:
@@ -55,6 +56,7 @@ def run(session: Session, names: list[str]) -> JSON:
     data = source(session.options.data)
     tuning_seeds = list(grid.TUNING_SEEDS[: 1 if session.quick else None])
     seeds = session.seeds()
+    levels = _QUICK_NOISE if session.quick else grid.NOISE
     tasks = [
         Task(
             f"columns/{columns}/noise-{noise}/{part}",
@@ -62,21 +64,21 @@ def run(session: Session, names: list[str]) -> JSON:
             len(chosen),
         )
         for columns in COLUMNS
-        for part, chosen, levels in (
+        for part, chosen, some in (
             ("tuning", tuning_seeds, (grid.TUNING_NOISE,)),
-            ("final", seeds, grid.NOISE),
+            ("final", seeds, levels),
         )
-        for noise in levels
+        for noise in some
     ]
     prepared = dict(
         zip((task.key for task in tasks), session.map(prepare, tasks, "columns"), strict=True)
     )
     methods = [(name, draws) for name in names for draws in grid.DRAWS]
     chosen = _tune(session, methods, prepared)
-    trained = _train(session, methods, prepared, chosen)
+    trained = _train(session, methods, prepared, levels, chosen)
     found = {}
     for columns in COLUMNS:
-        for noise in grid.NOISE:
+        for noise in levels:
             problems = prepared[f"columns/{columns}/noise-{noise}/final"]
             supports = {name: [one["supports"][name] for one in problems] for name in BASELINES}
             for name, draws in methods:
@@ -136,6 +138,7 @@ def _train(
     session: Session,
     methods: list[tuple[str, int]],
     prepared: dict[str, JSON],
+    levels: Sequence[float],
     chosen: dict[str, JSON],
 ) -> dict[str, JSON]:
     """The trainings that are reported."""
@@ -149,7 +152,7 @@ def _train(
             prepared[f"columns/{columns}/noise-{noise}/final"],
         )
         for columns in COLUMNS
-        for noise in grid.NOISE
+        for noise in levels
         for name, draws in methods
     ]
     results = session.map(learning.train, tasks, "train")
