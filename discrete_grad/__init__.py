@@ -5,10 +5,10 @@
 ``torch.distributions.Distribution``, ``dg.simple`` draws exact subsets with the SIMPLE gradient.
 ``dg.imle`` and ``dg.aimle`` make any batched solver trainable by perturb-and-MAP (``dg.solvers``
 has some), ``dg.imle_topk`` and ``dg.aimle_topk`` do it for the k largest. ``dg.estimators`` has
-every estimator by name.
+every estimator by name. ``dg.nn`` has modules for large models.
 """
 
-from discrete_grad import estimators, solvers, subset
+from discrete_grad import estimators, nn, solvers, subset
 from discrete_grad.backends import backend, show_config
 from discrete_grad.distributions import KSubset
 from discrete_grad.estimators.gumbel_softmax import gumbel_softmax_topk
@@ -52,6 +52,7 @@ __all__ = [
     "gumbel_softmax_topk",
     "imle",
     "imle_topk",
+    "nn",
     "perturbed_optimizer",
     "perturbed_topk",
     "perturbed_topk_indices",

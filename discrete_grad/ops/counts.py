@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from discrete_grad import reference
-from discrete_grad.ops import routing
+from discrete_grad.ops import routing, sharding
 
 
 def count_log_prob(logits: Tensor, max_count: int) -> Tensor:
     """log P(sum_i X_i = j) for j = 0 .. max_count, [..., max_count + 1]."""
     if routing.to_reference(logits):
         return routing.call_reference(reference.count_log_prob, logits, max_count)
+    sharding.prepare(logits)
     result: Tensor = torch.ops.discrete_grad.count_log_prob.default(logits, max_count)
     return result
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from discrete_grad.ops import routing
+from discrete_grad.ops import routing, sharding
 from discrete_grad.ops.imle_reference import by_reference
 from discrete_grad.ops.imle_rule import AdaptiveStep, FixedStep, topk_gradient
 from discrete_grad.ops.randomness import vmap_draws
@@ -32,6 +32,7 @@ def imle_topk(
     if routing.to_reference(logits):
         return by_reference(logits, k, num_samples, quantiles, seed, settings)
     bound, row_k = routing.row_counts(logits, k)
+    quantiles, seed = sharding.placed(logits, quantiles), sharding.placed_seed(logits, seed)
     hot: Tensor = torch.ops.discrete_grad.imle_topk.default(
         logits, bound, row_k, num_samples, quantiles, *settings, seed
     )
@@ -50,6 +51,7 @@ def aimle_topk(
     if routing.to_reference(logits):
         return by_reference(logits, k, num_samples, quantiles, seed, settings)
     bound, row_k = routing.row_counts(logits, k)
+    quantiles, seed = sharding.placed(logits, quantiles), sharding.placed_seed(logits, seed)
     hot: Tensor = torch.ops.discrete_grad.aimle_topk.default(
         logits,
         bound,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discrete_grad import reference
-from discrete_grad.ops import methods, routing
+from discrete_grad.ops import methods, routing, sharding
 
 # Numbers saved per row by the contour: s, M and two for each node that may be kept.
 _STATE_WIDTH = {torch.float32: 2 + 2 * 11, torch.float64: 2 + 2 * 22}
@@ -38,7 +38,7 @@ def vjp(logits: Tensor, k: int | Tensor, grad: Tensor) -> Tensor:
         return routing.call_reference(reference.vjp, logits, k, grad)
     bound, row_k = routing.row_counts(logits, k)
     product: Tensor = torch.ops.discrete_grad.subset_marginals_vjp.default(
-        logits, bound, row_k, "contour", None, grad, None
+        logits, bound, row_k, "contour", None, sharding.placed(logits, grad), None
     )
     return product
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from discrete_grad import backends, reference
-from discrete_grad.ops import routing
+from discrete_grad.ops import routing, sharding
 from discrete_grad.ops.randomness import vmap_draws
 
 
@@ -44,6 +44,7 @@ def perturbed_topk(
             reference.perturbed_topk, logits.detach(), k, num_samples, quantiles, temperature, seed
         )
     bound, row_k = routing.row_counts(logits, k)
+    quantiles, seed = sharding.placed(logits, quantiles), sharding.placed_seed(logits, seed)
     hot: Tensor = torch.ops.discrete_grad.perturbed_topk.default(
         logits.detach(), bound, row_k, num_samples, quantiles, temperature, seed
     )
@@ -63,6 +64,8 @@ def perturbed_topk_indices(
         return reference.perturbed_topk_indices(
             logits.detach(), k, num_samples, quantiles, temperature, seed
         )
+    sharding.prepare(logits)
+    quantiles, seed = sharding.placed(logits, quantiles), sharding.placed_seed(logits, seed)
     indices: Tensor = torch.ops.discrete_grad.perturbed_topk_indices.default(
         logits.detach(), k, num_samples, quantiles, temperature, seed
     )

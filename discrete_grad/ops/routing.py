@@ -21,6 +21,7 @@ from discrete_grad import backends
 
 # Side effect of the import: the ops exist from here on.
 from discrete_grad.ops import library as library
+from discrete_grad.ops import sharding
 
 Result = TypeVar("Result")
 
@@ -59,9 +60,14 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def row_counts(logits: Tensor, k: int | Tensor) -> tuple[int, Tensor | None]:
-    """(k, row_k) of the schemas: an int k alone, or n as the upper bound of an int64 tensor."""
+    """(k, row_k) of the schemas: an int k alone, or n as the upper bound of an int64 tensor.
+
+    The ops' sharding rules are there from here on, if ``logits`` is a DTensor.
+    """
+    sharding.prepare(logits)
     if isinstance(k, Tensor):
-        return logits.shape[-1], k.to(torch.int64).expand(logits.shape[:-1])
+        placed = sharding.placed(logits, k.to(torch.int64).expand(logits.shape[:-1]))
+        return logits.shape[-1], placed
     return k, None
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from discrete_grad import backends, reference
-from discrete_grad.ops import routing
+from discrete_grad.ops import routing, sharding
 from discrete_grad.ops.marginals import marginals
 from discrete_grad.ops.randomness import vmap_draws
 
@@ -20,7 +20,7 @@ def sample(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor) -> T
         return routing.call_reference(reference.sample, logits.detach(), k, num_samples, seed)
     bound, row_k = routing.row_counts(logits, k)
     hot: Tensor = torch.ops.discrete_grad.subset_sample.default(
-        logits.detach(), bound, row_k, num_samples, seed
+        logits.detach(), bound, row_k, num_samples, sharding.placed_seed(logits, seed)
     )
     return hot
 
@@ -29,8 +29,9 @@ def sample_indices(logits: Tensor, k: int, num_samples: int, seed: Tensor) -> Te
     """The indices of the same samples, ascending, int64 [num_samples, ..., k]."""
     if backends.select(logits.device.type) == "reference":
         return reference.sample_indices(logits.detach(), k, num_samples, seed)
+    sharding.prepare(logits)
     indices: Tensor = torch.ops.discrete_grad.subset_sample_indices.default(
-        logits.detach(), k, num_samples, seed
+        logits.detach(), k, num_samples, sharding.placed_seed(logits, seed)
     )
     return indices
 
@@ -41,7 +42,9 @@ def simple(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor) -> T
         mu, _ = marginals(logits, k)
         return sample(logits, k, num_samples, seed) + (mu - mu.detach())
     bound, row_k = routing.row_counts(logits, k)
-    hot: Tensor = torch.ops.discrete_grad.simple.default(logits, bound, row_k, num_samples, seed)
+    hot: Tensor = torch.ops.discrete_grad.simple.default(
+        logits, bound, row_k, num_samples, sharding.placed_seed(logits, seed)
+    )
     return hot
 
 

@@ -34,6 +34,7 @@ PUBLIC = {
     "gumbel_softmax_topk",
     "imle",
     "imle_topk",
+    "nn",
     "perturbed_optimizer",
     "perturbed_topk",
     "perturbed_topk_indices",
@@ -122,7 +123,10 @@ LAYERS: dict[str, set[str]] = {
     "solvers": {"checks", "subset"},
     "estimators": {"checks", "likelihood", "noise", "ops", "rng", "solvers", "subset"},
     "distributions": {"checks", "estimators", "subset"},
-    "__init__": {"backends", "distributions", "estimators", "noise", "solvers", "subset"},
+    "nn": {"checks", "estimators", "likelihood", "ops", "rng", "subset"},
+    "__init__": {"backends", "distributions", "estimators", "nn", "noise", "solvers", "subset"},
+    "distributed": {"checks", "ops", "reference", "rng"},
+    "compat": {""},
     "demo": {""},
 }
 
