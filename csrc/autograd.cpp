@@ -105,20 +105,21 @@ struct SimpleFunction : Function<SimpleFunction> {
 
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& logits, c10::SymInt k,
                             const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
-                            const at::Tensor& seed) {
+                            c10::string_view method, const at::Tensor& seed) {
     at::AutoDispatchBelowADInplaceOrView guard;
     ctx->save_for_backward({logits, as_tensor(row_k)});
     ctx->saved_data["k"] = k;
-    return ops::simple(logits, k, row_k, std::move(num_samples), seed);
+    ctx->saved_data["method"] = std::string(method);
+    return ops::simple(logits, k, row_k, std::move(num_samples), method, seed);
   }
 
   // The samples share their logits, and the product is linear: sum first, then one product.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor grad_logits =
-        ops::subset_marginals_vjp(saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
-                                  "contour", std::nullopt, grads[0].sum(0), std::nullopt);
-    return {grad_logits, {}, {}, {}, {}};
+    const at::Tensor grad_logits = ops::subset_marginals_vjp(
+        saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
+        ctx->saved_data["method"].toStringRef(), std::nullopt, grads[0].sum(0), std::nullopt);
+    return {grad_logits, {}, {}, {}, {}, {}};
   }
 };
 
@@ -231,8 +232,8 @@ at::Tensor subset_third_cumulant(const at::Tensor& logits, c10::SymInt k,
 }
 
 at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
-                  c10::SymInt num_samples, const at::Tensor& seed) {
-  return SimpleFunction::apply(logits, std::move(k), row_k, std::move(num_samples), seed);
+                  c10::SymInt num_samples, c10::string_view method, const at::Tensor& seed) {
+  return SimpleFunction::apply(logits, std::move(k), row_k, std::move(num_samples), method, seed);
 }
 
 // Without a gradient estimator a subset, perturbed or exactly drawn, has no derivative.
@@ -302,10 +303,10 @@ std::tuple<at::Tensor, at::Tensor> count_log_prob_vjp_backward(const at::Tensor&
   return {results[0], results[1]};
 }
 
-// The forward pass of `simple` is the sampler, on every device.
+// The forward pass of `simple` is the sampler, on every device; the method is that of the gradient.
 at::Tensor simple_forward(const at::Tensor& logits, c10::SymInt k,
                           const std::optional<at::Tensor>& row_k, c10::SymInt num_samples,
-                          const at::Tensor& seed) {
+                          c10::string_view /*method*/, const at::Tensor& seed) {
   return ops::subset_sample(logits, std::move(k), row_k, std::move(num_samples), seed);
 }
 

@@ -41,7 +41,7 @@ at::Tensor subset_sample_indices(const at::Tensor& logits, c10::SymInt k, c10::S
 
 // Exact samples whose gradient is that of the marginals.
 at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
-                  c10::SymInt num_samples, const at::Tensor& seed);
+                  c10::SymInt num_samples, c10::string_view method, const at::Tensor& seed);
 
 // log P(sum X_i = j), j = 0 .. max_count, X_i ~ Bernoulli(sigmoid(logits_i)), and its derivatives.
 at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count);

@@ -54,8 +54,8 @@ at::Tensor subset_sample_indices(const at::Tensor& logits, c10::SymInt k, c10::S
     DG_CALL(subset_sample_indices, logits, std::move(k), std::move(num_samples), seed)}
 
 at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
-                  c10::SymInt num_samples, const at::Tensor& seed){
-    DG_CALL(simple, logits, std::move(k), row_k, std::move(num_samples), seed)}
+                  c10::SymInt num_samples, c10::string_view method, const at::Tensor& seed){
+    DG_CALL(simple, logits, std::move(k), row_k, std::move(num_samples), method, seed)}
 
 at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count){
     DG_CALL(count_log_prob, logits, std::move(max_count))}

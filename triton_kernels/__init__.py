@@ -19,7 +19,7 @@ from .counts import count_log_prob, count_log_prob_vjp, count_log_prob_vjp_backw
 from .marginals import subset_marginals, subset_marginals_vjp, subset_third_cumulant
 from .noise import perturbation_noise
 from .perturbed import perturbed_topk, perturbed_topk_indices
-from .sampling import subset_sample, subset_sample_indices
+from .sampling import simple, subset_sample, subset_sample_indices
 from .topk_difference import perturbed_topk_difference
 
 __all__ = ["LAUNCHERS"]
@@ -30,7 +30,7 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "subset_third_cumulant": subset_third_cumulant,
     "subset_sample": subset_sample,
     "subset_sample_indices": subset_sample_indices,
-    "simple": subset_sample,
+    "simple": simple,
     "count_log_prob": count_log_prob,
     "count_log_prob_vjp": count_log_prob_vjp,
     "count_log_prob_vjp_backward": count_log_prob_vjp_backward,
@@ -40,6 +40,4 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "perturbed_topk_difference": perturbed_topk_difference,
 }
 """What serves each op of ``torch.ops.discrete_grad`` on CUDA tensors, with the op's signature.
-
-The forward pass of "simple" is the sampler; its derivative is with the other derivatives.
 """

@@ -20,7 +20,7 @@ from .rows import as_rows, cdiv, check_seed
 from .sampling_kernels import compact_kernel
 from .tree_sampling_kernels import tree_sample_kernel
 
-__all__ = ["subset_sample", "subset_sample_indices"]
+__all__ = ["simple", "subset_sample", "subset_sample_indices"]
 
 TREE_ITEMS = 64  # a part of the canonical algorithm: docs/mathematics.md
 
@@ -112,6 +112,13 @@ def subset_sample(
     if result.numel() > 0:
         _draw(logits, k, row_k, num_samples, seed, result)
     return result
+
+
+def simple(
+    logits: Tensor, k: int, row_k: Tensor | None, num_samples: int, method: str, seed: Tensor
+) -> Tensor:
+    """Its forward pass is the sampler; ``method`` is that of the gradient, which is elsewhere."""
+    return subset_sample(logits, k, row_k, num_samples, seed)
 
 
 def subset_sample_indices(logits: Tensor, k: int, num_samples: int, seed: Tensor) -> Tensor:

@@ -81,11 +81,11 @@ def _samples(launchers: Launchers, logits: Tensor) -> None:
     row_k, seed = _meta(rows, dtype=torch.int64), _meta(1, dtype=torch.int64)
     for draws in (1, 4):
         for k in sorted({1, n // 2, n - 1}):
-            for name in ("subset_sample", "simple"):
-                launchers[name](logits, k, None, draws, seed)
+            launchers["subset_sample"](logits, k, None, draws, seed)
+            launchers["simple"](logits, k, None, draws, "contour", seed)
             launchers["subset_sample_indices"](logits, k, draws, seed)
-        for name in ("subset_sample", "simple"):
-            launchers[name](logits, n, row_k, draws, seed)
+        launchers["subset_sample"](logits, n, row_k, draws, seed)
+        launchers["simple"](logits, n, row_k, draws, "contour", seed)
 
 
 def _counts(launchers: Launchers, logits: Tensor, sizes: list[int]) -> None:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -23,9 +22,7 @@ def marginals(logits: Tensor, k: int | Tensor, method: str = "auto") -> tuple[Te
         return routing.call_reference(reference.marginals, logits, k, named)
     bound, row_k = routing.row_counts(logits, k)
     if method == "auto":
-        known = None if row_k is not None else bound
-        *batch, n = logits.shape
-        method = methods.choose_method(math.prod(batch), n, known, logits.device.type)
+        method = methods.method_for(logits, bound, row_k)
     mu, log_partition, _ = torch.ops.discrete_grad.subset_marginals.default(
         logits, bound, row_k, method
     )
@@ -37,8 +34,9 @@ def vjp(logits: Tensor, k: int | Tensor, grad: Tensor) -> Tensor:
     if routing.to_reference(logits):
         return routing.call_reference(reference.vjp, logits, k, grad)
     bound, row_k = routing.row_counts(logits, k)
+    method = methods.method_for(logits, bound, row_k)
     product: Tensor = torch.ops.discrete_grad.subset_marginals_vjp.default(
-        logits, bound, row_k, "contour", None, sharding.placed(logits, grad), None
+        logits, bound, row_k, method, None, sharding.placed(logits, grad), None
     )
     return product
 

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
+from torch import Tensor
 
 # The linear recursion of the CPU kernels beats the contour on short rows: up to so many items, and
 # so much work n min(k, n - k), where there are rows to fill the lanes of a vector. What this rule
@@ -16,6 +19,13 @@ _LINEAR_ROWS = 16
 # kernels.md), not yet of measured times.
 _LINEAR_ITEMS_ON_GPU = 32
 _LINEAR_COUNT_ON_GPU = 8
+
+
+def method_for(logits: Tensor, bound: int, row_k: Tensor | None) -> str:
+    """What "auto" is for these logits and counts, the latter as ``routing.row_counts`` has them."""
+    *batch, n = logits.shape
+    known = None if row_k is not None else bound
+    return choose_method(math.prod(batch), n, known, logits.device.type)
 
 
 def choose_method(rows: int | torch.SymInt, n: int, k: int | None, device_type: str) -> str:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from discrete_grad import backends, reference
-from discrete_grad.ops import routing, sharding
+from discrete_grad.ops import methods, routing, sharding
 from discrete_grad.ops.marginals import marginals
 from discrete_grad.ops.randomness import vmap_draws
 
@@ -42,8 +42,9 @@ def simple(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor) -> T
         mu, _ = marginals(logits, k)
         return sample(logits, k, num_samples, seed) + (mu - mu.detach())
     bound, row_k = routing.row_counts(logits, k)
+    method = methods.method_for(logits, bound, row_k)  # of the gradient
     hot: Tensor = torch.ops.discrete_grad.simple.default(
-        logits, bound, row_k, num_samples, sharding.placed_seed(logits, seed)
+        logits, bound, row_k, num_samples, method, sharding.placed_seed(logits, seed)
     )
     return hot
 
@@ -54,7 +55,9 @@ def _(logits: Tensor, k: int, row_k: Tensor | None, num_samples: int, seed: Tens
 
 
 @torch.library.register_fake("discrete_grad::simple")
-def _(logits: Tensor, k: int, row_k: Tensor | None, num_samples: int, seed: Tensor) -> Tensor:
+def _(
+    logits: Tensor, k: int, row_k: Tensor | None, num_samples: int, method: str, seed: Tensor
+) -> Tensor:
     return logits.new_empty([num_samples, *logits.shape])
 
 
@@ -91,15 +94,16 @@ def _(
     k: int,
     row_k: Tensor | None,
     num_samples: int,
+    method: str,
     seed: Tensor,
 ) -> Any:
     op = torch.ops.discrete_grad.simple.default
     return vmap_draws(
-        lambda rows, counts, one_seed: op(rows, k, counts, num_samples, one_seed),
+        lambda rows, counts, one_seed: op(rows, k, counts, num_samples, method, one_seed),
         info.batch_size,
         (logits, in_dims[0]),
         (row_k, in_dims[2]),
-        (seed, in_dims[4]),
+        (seed, in_dims[5]),
     )
 
 

@@ -48,10 +48,10 @@ inline torch::Tensor sample_indices(const torch::Tensor& logits, int64_t k, int6
   return call("subset_sample_indices", logits, k, num_samples, seed)[0].toTensor();
 }
 
-// sample() forward, the vector-Jacobian product of the marginals backward.
+// sample() forward, the vector-Jacobian product of the marginals backward, by `method`.
 inline torch::Tensor simple(const torch::Tensor& logits, int64_t k, int64_t num_samples,
-                            const torch::Tensor& seed) {
-  return call("simple", logits, k, c10::IValue(), num_samples, seed)[0].toTensor();
+                            const torch::Tensor& seed, const std::string& method = "contour") {
+  return call("simple", logits, k, c10::IValue(), num_samples, method, seed)[0].toTensor();
 }
 
 // log P(sum_i X_i = j) for j = 0 .. max_count, X_i ~ Bernoulli(sigmoid(logits_i)).

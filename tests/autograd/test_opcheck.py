@@ -67,8 +67,11 @@ def _fixed(op: str) -> Iterator[tuple[str, tuple[object, ...]]]:
                     yield f"{tag}-{method}-{which}", (logits, k, row_k, method, None, mu, log_z)
             elif op == "subset_third_cumulant":
                 yield tag, (logits, k, row_k, grad, other)
-            elif op in ("subset_sample", "simple"):
+            elif op == "subset_sample":
                 yield tag, (logits, k, row_k, 3, SEED)
+            elif op == "simple":
+                for method in ("contour", "linear"):
+                    yield f"{tag}-{method}", (logits, k, row_k, 3, method, SEED)
             elif op == "subset_sample_indices" and row_k is None:
                 yield tag, (logits, k, 3, SEED)
             elif op == "perturbation_noise" and label in ("batch", "masked"):

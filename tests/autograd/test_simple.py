@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import discrete_grad as dg
+from discrete_grad.ops import choose_method
 from tests import oracle
 from tests.autograd.functions import INF, ROWS, batch
 
@@ -43,6 +44,19 @@ def test_gradient_of_a_nonlinear_loss_is_taken_at_the_sample(backend):
         exact = oracle.subset(logits[r].tolist(), int(sizes[r]), g.tolist())
         want[r] = torch.from_numpy(oracle.as_floats(exact.vjp))
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-11)
+
+
+@pytest.mark.parametrize(("rows", "n", "k"), [(64, 4, 2), (64, 64, 8), (2, 64, 8), (64, 300, 20)])
+def test_gradient_takes_the_fastest_method(rows, n, k):
+    """That of ``dg.subset.marginals``, whose method "auto" depends on the shape."""
+    theta = torch.randn(rows, n, requires_grad=True)
+    weight = torch.randn(rows, n)
+    with dg.backend("cpp"):
+        (of_marginals,) = torch.autograd.grad(dg.subset.marginals(theta, k), theta, weight)
+        (of_simple,) = torch.autograd.grad(dg.simple(theta, k), theta, weight)
+    # A saved contour is the same one to rounding only.
+    tolerance = 0 if choose_method(rows, n, k, "cpu") == "linear" else 1e-6
+    torch.testing.assert_close(of_simple, of_marginals, rtol=0, atol=tolerance)
 
 
 def test_forward_is_the_sample(backend):

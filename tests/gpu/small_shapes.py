@@ -54,8 +54,11 @@ def run(device: torch.device, dtype: torch.dtype, n: int) -> set[str]:
         for saved in (state, None) if method == "contour" else (state,):
             call("subset_marginals_vjp", logits, n, row_k, method, saved, grad, per_row)
     call("subset_third_cumulant", logits, n, row_k, grad, other)
-    for name, counts in (("subset_sample", (k, None)), ("simple", (n, row_k))):
-        (hot,) = call(name, logits, *counts, 2, seed)
+    for name, arguments in (
+        ("subset_sample", (k, None, 2, seed)),
+        ("simple", (n, row_k, 2, "contour", seed)),
+    ):
+        (hot,) = call(name, logits, *arguments)
         expect_sums(f"{name}, {dtype}, n = {n}", hot, k)
     call("subset_sample_indices", logits, k, 2, seed)
     (counted,) = call("count_log_prob", logits, k)

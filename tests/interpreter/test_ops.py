@@ -28,7 +28,7 @@ CALLS = {
     "third cumulant": (OPS.subset_third_cumulant.default, (LOGITS, 2, None, GRAD, LOGITS)),
     "sample": (OPS.subset_sample.default, (LOGITS, 6, ROW_K, 2, SEED)),
     "indices": (OPS.subset_sample_indices.default, (LOGITS, 2, 2, SEED)),
-    "simple": (OPS.simple.default, (LOGITS, 2, None, 2, SEED)),
+    "simple": (OPS.simple.default, (LOGITS, 2, None, 2, "contour", SEED)),
     "count": (OPS.count_log_prob.default, (LOGITS, 3)),
     "count vjp": (OPS.count_log_prob_vjp.default, (LOGITS, 3, GRAD[..., :4].contiguous())),
     "noise": (OPS.perturbation_noise.default, (6, 5, None, SEED, torch.float32)),
