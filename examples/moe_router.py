@@ -17,7 +17,6 @@ It needs matplotlib and tqdm: pip install 'discrete-grad[demo]'.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Callable
 from statistics import fmean
@@ -29,6 +28,7 @@ from language_model import (
     LanguageModel,
     Run,
     command_line,
+    environment,
     evaluate,
     loss_of,
     manual,
@@ -173,8 +173,8 @@ def main() -> None:
     options = command_line(__doc__, steps=600).parse_args()
     if options.quick:
         options.steps, options.seeds = 16, 1
-    load = os.getloadavg()[0]
     torch.set_num_threads(1)  # more gain nothing on a model this small
+    where = environment()
     text, test = manual()
     runs: dict[str, list[Run]] = {name: [] for name in ROUTERS}
     for seed in range(options.first_seed, options.first_seed + options.seeds):
@@ -186,7 +186,7 @@ def main() -> None:
         "largest load / even load": ("largest_load", 2),
     }
     print(table(runs, columns))
-    save("moe-router", runs, picture(runs), options, load)
+    save("moe-router", where, runs, picture(runs), options)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import os
 import time
 from statistics import fmean
 
@@ -30,6 +29,7 @@ from language_model import (
     LanguageModel,
     Run,
     command_line,
+    environment,
     evaluate,
     loss_of,
     manual,
@@ -229,8 +229,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.steps, options.dense_steps, options.seeds = 8, 8, 1
-    load = os.getloadavg()[0]
     torch.set_num_threads(1)  # more gain nothing on a model this small
+    where = environment()
     text, test = manual()
     held_out = windows(test, 32 if options.quick else 256, torch.Generator().manual_seed(0))
     runs: dict[str, list[Run]] = {name: [] for name in ("dense", *METHODS)}
@@ -249,7 +249,7 @@ def main() -> None:
         "groups with another mask, %": ("flipped_percent", 1),
     }
     print(table(runs, columns))
-    save("nm-sparsity", runs, picture(runs), options, load)
+    save("nm-sparsity", where, runs, picture(runs), options)
 
 
 if __name__ == "__main__":
