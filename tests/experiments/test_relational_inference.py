@@ -248,10 +248,11 @@ def test_encoder_logits_are_means_over_both_directions() -> None:
     torch.testing.assert_close(encoder(positions)[0], expected)
 
 
-def test_decoder_adds_messages_by_edge_type() -> None:
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_decoder_adds_messages_by_edge_type(kinds: int) -> None:
     """Against messages of concatenated positions, one ordered pair at a time."""
     torch.manual_seed(1)
-    decoder = Decoder(4, 6)
+    decoder = Decoder(4, 6, kinds)
     positions, edges = torch.randn(1, 2, 4, 2), torch.rand(1, 6)
     relu = torch.nn.functional.relu
     index = {tuple(pair): e for e, pair in enumerate(edge_list(4).tolist())}
@@ -263,7 +264,7 @@ def test_decoder_adds_messages_by_edge_type() -> None:
                 if s == r:
                     continue
                 z = edges[0, index[min(r, s), max(r, s)]]
-                for kind, weight in ((0, 1 - z), (1, z)):
+                for kind, weight in ((0, z), (1, 1 - z))[:kinds]:
                     joined = torch.cat(
                         [decoder.sent[kind].weight, decoder.received[kind].weight], 1
                     )
