@@ -231,6 +231,28 @@ def draws_of_a_sharded_batch_are_not_gathered(world: World) -> None:
     assert (indices.diff(dim=-1) > 0).all()
 
 
+@check(2, 4)
+def aimle_of_a_sharded_batch_has_one_state(world: World) -> None:
+    """The mesh's ranks share the state, which takes the steps of one process with all rows."""
+    mesh = DeviceMesh.from_group(world.group, "cpu")
+    whole, sharded, k = _sides(mesh)
+    targets = [_target(None) for _ in range(2)]
+    for size in (K, k):
+        grads = []
+        for logits, target in zip((whole, sharded), targets, strict=True):
+            leaf = logits.detach().requires_grad_()
+            hot = dg.aimle_topk(leaf, size, 2, target=target, temperature=0.0)
+            weights = leaf.detach().cumsum(-1)
+            (grad,) = torch.autograd.grad((hot * weights).sum(), leaf)
+            grads.append(grad)
+        assert hot.placements == (Shard(1),)
+        assert grads[1].placements == (Shard(0),)
+        assert torch.allclose(grads[1].full_tensor(), grads[0], rtol=1e-12)
+    states = [torch.stack(list(target.state)) for target in targets]
+    assert torch.equal(*states)
+    assert states[0][0] != 2.0
+
+
 @check(4)
 def rows_of_every_rank_draw_their_own_noise(world: World) -> None:
     mesh = DeviceMesh.from_group(world.group, "cpu")

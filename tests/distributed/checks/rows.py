@@ -94,6 +94,15 @@ def log_partition_entropy_and_log_prob(world: World) -> None:
         assert errors[1] <= 2e-13, (name, errors)
 
 
+@check(1, 3, 4)
+def the_mode_is_that_of_one_process(world: World) -> None:
+    for dtype in (torch.float64, torch.float32):
+        logits, k, _ = _adversarial(dtype)
+        part = _part(world)
+        got = dd.mode(logits[:, part], k, group=world.group)
+        assert torch.equal(got, dg.subset.mode(logits, k)[:, part])  # many of the rows have ties
+
+
 @check(3)
 def a_subset_outside_the_law_has_no_probability(world: World) -> None:
     logits = torch.tensor([[0.5, -torch.inf, 1.0, torch.inf, 0.0, 2.0]], dtype=torch.float64)
@@ -310,3 +319,16 @@ def an_empty_batch(world: World) -> None:
     assert mu.shape == logits.grad.shape == (0, 4)
     assert dd.sample(logits, 3, 2, group=world.group).shape == (2, 0, 4)
     assert dd.log_partition(logits, 3, group=world.group).shape == (0,)
+
+
+@check(2, slow=True)
+def a_compiled_training_step(world: World) -> None:
+    def loss(logits):
+        mu = dd.marginals(logits, 5, group=world.group)
+        return (mu * mu).sum() + dd.log_partition(logits, 5, group=world.group).sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    logits = torch.randn(3, 4 + world.rank, dtype=torch.float64)
+    plain, graph = (_derivative(function, logits) for function in (loss, compiled))
+    for got, expected in zip(graph, plain, strict=True):
+        assert _error(got, expected) < 1e-14
