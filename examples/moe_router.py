@@ -8,8 +8,8 @@ estimator on exact draws. At the end the script prints the loss on held-out text
 tokens per second (of one core's time) and the largest share of the tokens that an expert has, and
 draws the losses.
 
-    python examples/moe_router.py            # about a quarter of an hour on one core
-    python examples/moe_router.py --seeds 1  # three minutes
+    python examples/moe_router.py            # about six minutes of one core
+    python examples/moe_router.py --seeds 1  # one or two
 
 It needs matplotlib and tqdm: pip install 'discrete-grad[demo]'.
 """
@@ -170,7 +170,7 @@ def picture(runs: dict[str, list[Run]]) -> Figure:
 
 
 def main() -> None:
-    options = command_line(__doc__, steps=600).parse_args()
+    options = command_line(__doc__, steps=400).parse_args()
     if options.quick:
         options.steps, options.seeds = 16, 1
     torch.set_num_threads(1)  # more gain nothing on a model this small

@@ -9,8 +9,8 @@ arXiv:2409.17481), from the same initial law; and SIMPLE learns masks and weight
 end every model is plain nn.Linear layers with zeros; the script prints held-out losses, CPU time
 per step and how many groups have another mask than magnitudes give, and draws the losses.
 
-    python examples/nm_sparsity.py            # about a quarter of an hour on one core
-    python examples/nm_sparsity.py --seeds 1  # three minutes
+    python examples/nm_sparsity.py            # about six minutes of one core
+    python examples/nm_sparsity.py --seeds 1  # one or two
 
 It needs matplotlib and tqdm: pip install 'discrete-grad[demo]'.
 """
@@ -223,8 +223,8 @@ def feed_forward() -> nn.Module:
 
 
 def main() -> None:
-    parser = command_line(__doc__, steps=600)
-    parser.add_argument("--dense-steps", type=int, default=1500, help="before; default: 1500")
+    parser = command_line(__doc__, steps=400)
+    parser.add_argument("--dense-steps", type=int, default=1000, help="before; default: 1000")
     parser.add_argument("--mask-lr", type=float, default=0.1, help="of masks; default: 0.1")
     options = parser.parse_args()
     if options.quick:
