@@ -22,7 +22,7 @@ from experiments.relational_inference.model import Decoder, Encoder
 from experiments.relational_inference.objective import divergence, edge_scores, reconstruction
 from experiments.session import JSON, Context
 
-_GRAPHS_AT_ONCE = 250  # in an evaluation
+_GRAPHS_AT_ONCE = 125  # in an evaluation
 _NOISE_OF_EVALUATIONS = 7  # a seed: all models are scored under the same perturbations
 
 
