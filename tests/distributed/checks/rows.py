@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import discrete_grad as dg
 import discrete_grad.distributed as dd
+from discrete_grad.distributed import agreement
 from tests import cases
 from tests.distributed.program import World, check
 from tests.tolerances import bound
@@ -278,6 +281,12 @@ def debug_mode_names_what_differs(world: World) -> None:
             "dg.distributed.entropy on rank 2",
         )
         _refused(lambda: dd.marginals(rows, 13, group=group), ValueError, "n = 12", "got 13")
+    dd.marginals(rows, 13, group=group)  # not in debug mode: rows without a law, no error
+    os.environ[agreement.VARIABLE] = "1"
+    try:
+        _refused(lambda: dd.marginals(rows, 13, group=group), ValueError, "got 13")
+    finally:
+        del os.environ[agreement.VARIABLE]
 
 
 @check(1)
