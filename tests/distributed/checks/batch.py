@@ -199,7 +199,7 @@ def dtensors_of_a_sharded_batch_are_not_gathered(world: World) -> None:
 @check(2, 4)
 def draws_of_a_sharded_batch_are_not_gathered(world: World) -> None:
     mesh = DeviceMesh.from_group(world.group, "cpu")
-    _, sharded, k = _sides(mesh)
+    whole, sharded, k = _sides(mesh)
     functions = {
         "sample": lambda x, s: dg.subset.sample(x, K, s),
         "simple": lambda x, s: dg.simple(x, K, s),
@@ -226,6 +226,9 @@ def draws_of_a_sharded_batch_are_not_gathered(world: World) -> None:
             assert torch.equal(
                 sizes, (k if "by row" in name else K + 0 * k).expand_as(sizes).double()
             )
+    mode = dg.subset.mode(sharded, K)
+    assert mode.placements == (Shard(0),)
+    assert torch.equal(mode.full_tensor(), dg.subset.mode(whole, K))
     indices = dg.subset.sample_indices(sharded, K, 2).full_tensor()
     assert indices.shape == (2, 5, 3, K)
     assert (indices.diff(dim=-1) > 0).all()
