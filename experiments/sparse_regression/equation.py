@@ -60,17 +60,14 @@ def run(session: Session, names: list[str]) -> JSON:
             len(chosen),
         )
         for columns in COLUMNS
-        for part, chosen, some in (
-            ("tuning", tuning_seeds, (grid.TUNING_NOISE,)),
-            ("final", seeds, levels),
-        )
-        for noise in some
+        for noise in levels
+        for part, chosen in (("tuning", tuning_seeds), ("final", seeds))
     ]
     prepared = dict(
         zip((task.key for task in tasks), session.map(prepare, tasks, "columns"), strict=True)
     )
     methods = [(name, draws) for name in names for draws in grid.DRAWS]
-    chosen = _tune(session, methods, prepared)
+    chosen = _tune(session, methods, prepared, levels)
     trained = _train(session, methods, prepared, levels, chosen)
     found = {}
     for columns in COLUMNS:
@@ -95,7 +92,7 @@ def run(session: Session, names: list[str]) -> JSON:
         "field": _picture(field(data)),
         "terms": list(TERMS),
         "grid": {name: grid.CELLS[name] for name in names},
-        "tuning": {"seeds": tuning_seeds, "noise": grid.TUNING_NOISE, "chosen": chosen},
+        "tuning": {"seeds": tuning_seeds, "chosen": chosen},
         "found": found,
         "curves": {
             "example": list(SHOWN),
@@ -114,13 +111,23 @@ def run(session: Session, names: list[str]) -> JSON:
 
 
 def _tune(
-    session: Session, methods: list[tuple[str, int]], prepared: dict[str, JSON]
+    session: Session,
+    methods: list[tuple[str, int]],
+    prepared: dict[str, JSON],
+    levels: Sequence[float],
 ) -> dict[str, JSON]:
     """The cell of the grid with the least mean loss over the end of the training."""
     tasks = [
-        _task(session, f"tune/{columns}/{name}/draws-{draws}", name, draws, grid.CELLS[name], part)
+        _task(
+            session,
+            f"tune/{columns}/noise-{noise}/{name}/draws-{draws}",
+            name,
+            draws,
+            grid.CELLS[name],
+            prepared[f"columns/{columns}/noise-{noise}/tuning"],
+        )
         for columns in COLUMNS
-        for part in [prepared[f"columns/{columns}/noise-{grid.TUNING_NOISE}/tuning"]]
+        for noise in levels
         for name, draws in methods
     ]
     chosen = {}
@@ -146,7 +153,7 @@ def _train(
             f"train/{columns}/noise-{noise}/{name}/draws-{draws}",
             name,
             draws,
-            [chosen[f"{columns}/{name}/draws-{draws}"]["cell"]],
+            [chosen[f"{columns}/noise-{noise}/{name}/draws-{draws}"]["cell"]],
             prepared[f"columns/{columns}/noise-{noise}/final"],
         )
         for columns in COLUMNS

@@ -263,6 +263,21 @@ def test_the_published_gradient_is_a_difference_of_exact_marginals() -> None:
     assert loss.item() == pytest.approx((before @ slope).item(), abs=0.1)
 
 
+def test_perturb_and_map_learns_nothing_from_the_held_loss() -> None:
+    """Only the chosen columns have a gradient, and it raises them: the MAP state stays."""
+    statistics = Statistics.of(*example14())
+    gram, products = torch.from_numpy(statistics.gram), torch.from_numpy(statistics.products)
+    for name, moves in (("imle", False), (learning.PUBLISHED, True)):
+        _, g = learning.gradient(
+            name,
+            torch.ones(14, dtype=torch.float64),
+            lambda z: 100 * learning.held_loss(gram, products, z),
+            8,
+            torch.Generator().manual_seed(0),
+        )
+        assert bool(g.abs().max() > 1e-3) == moves
+
+
 # Many columns: loss, baselines
 
 
