@@ -122,23 +122,33 @@ def table(runs: dict[str, list[Run]], columns: dict[str, tuple[str, int]]) -> st
     return "\n".join(lines)
 
 
-def save(
-    name: str, runs: dict[str, list[Run]], figure: Figure, options: argparse.Namespace, load: float
-) -> None:
-    """Writes the picture, and everything needed to repeat the run and to judge it."""
+def environment() -> dict[str, Any]:
+    """Of a run that starts: when, where, and of which commit."""
     git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
-    record = {
+    return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "commit": commit or None,
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
             "threads_used": torch.get_num_threads(),
-            "load_average_at_start": load,
+            "load_average_at_start": os.getloadavg()[0],
         },
         "versions": {"python": platform.python_version()}
         | {package: metadata.version(package) for package in ("discrete-grad", "torch")},
+    }
+
+
+def save(
+    name: str,
+    where: dict[str, Any],
+    runs: dict[str, list[Run]],
+    figure: Figure,
+    options: argparse.Namespace,
+) -> None:
+    """Writes the picture, and everything needed to repeat the run and to judge it."""
+    record = where | {
         "settings": {key: value for key, value in vars(options).items() if key != "out"},
         "units": "losses in nats per byte of held-out text",
         "runs": runs,

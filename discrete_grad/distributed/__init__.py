@@ -11,6 +11,7 @@ from discrete_grad.distributed.functions import (
     log_partition,
     log_prob,
     marginals,
+    mode,
     sample,
     simple,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "log_partition",
     "log_prob",
     "marginals",
+    "mode",
     "sample",
     "simple",
     "traffic",

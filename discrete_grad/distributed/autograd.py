@@ -17,13 +17,13 @@ from discrete_grad import ops
 from discrete_grad.distributed.contour import Law, RowState, shares, solve, vjp
 from discrete_grad.distributed.counts import rank_counts
 from discrete_grad.distributed.ranks import Ranks
-from discrete_grad.distributed.rows import Kinds, split
+from discrete_grad.distributed.rows import Kinds, best_items, classify, split
 from discrete_grad.ops import sharding
 from discrete_grad.reference.items import tilt_items
 from discrete_grad.reference.rows import broadcast_k, place
 from discrete_grad.reference.sums import wide_sum
 
-__all__ = ["entropy", "log_prob", "marginals", "sample", "simple"]
+__all__ = ["entropy", "log_prob", "marginals", "mode", "sample", "simple"]
 
 
 def _keep(ctx: Any, logits: Tensor, state: RowState, *more: Tensor) -> None:
@@ -100,6 +100,19 @@ def sample(logits: Tensor, k: int | Tensor, num_samples: int, seed: Tensor, rank
     with torch.no_grad():
         law = solve(logits, k, ranks)
         return _draw(logits, law, num_samples, seed, ranks)
+
+
+def mode(logits: Tensor, k: int | Tensor, ranks: Ranks) -> Tensor:
+    """The k largest of all ranks' logits, ``[..., n_r]``; in a tie the lowest rank and index."""
+    with torch.no_grad():
+        kinds = classify(logits, k, ranks)
+        rows = split(logits, kinds)
+        best = best_items(rows, ranks)
+        equal = rows.live & ~best.above & ~best.below
+        before = ranks.everyones(equal.sum(-1))[: ranks.rank].sum(0)
+        first = equal & (equal.cumsum(-1) <= (best.inside - before).unsqueeze(-1))
+        hot = place(rows, (best.above | first).to(rows.theta.dtype))
+        return _of_rows(hot, rows.valid.unsqueeze(-1), logits.dtype)
 
 
 class _Simple(torch.autograd.Function):

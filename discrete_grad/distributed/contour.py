@@ -76,13 +76,16 @@ def node_grid(variance: Tensor, live_count: Tensor, rule: NodeRule) -> Nodes:
 def log_phi(items: Items, half: Tensor) -> tuple[Tensor, Tensor]:
     """log |phi| and arg phi less its whole turns, [..., J] in float64, of these items alone."""
     dtype = items.w.dtype
+    spread = -4 * items.w * (1 - items.w)
     moduli, angles = [], []
     for node in half.unbind(-1):
         sine = (2 * node).sin().to(dtype).unsqueeze(-1)
         sin2 = node.sin().square().to(dtype).unsqueeze(-1)
-        moduli.append(0.5 * wide_sum(torch.log1p(-4 * items.w * (1 - items.w) * sin2)))
+        moduli.append(0.5 * wide_sum(torch.log1p(spread * sin2)))
         turn = torch.atan(items.w * sine / (1 - 2 * items.w * sin2))
         angles.append(wide_sum(items.sign * turn))
+    if not moduli:
+        return torch.zeros_like(half), torch.zeros_like(half)
     return torch.stack(moduli, -1), torch.stack(angles, -1)
 
 

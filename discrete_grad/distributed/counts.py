@@ -53,11 +53,16 @@ def characteristic(law: Law) -> Tensor:
     """What a rank tells of the sum of its own items, ``[..., 89]`` float64.
 
     M, the lowest count of its window, the number of live items, |phi| and arg phi at the nodes.
+    Reads on the host how many nodes are kept, half of them in long rows.
     """
     rows = law.rows._replace(theta=law.rows.theta.double())
     items = tilt_items(rows, law.state.tilt)
     live = rows.live.sum(-1)
     nodes = node_grid(wide_sum(items.variance), live, _PART_RULE)
+    kept = int(nodes.kept.sum(-1).amax()) if live.numel() else 0
+    nodes = nodes._replace(
+        m=nodes.m[:kept], half=nodes.half[..., :kept], kept=nodes.kept[..., :kept]
+    )
     modulus, angle = log_phi(items, nodes.half)
     # M counts around the mean, moved to lie among the possible ones: what is outside aliases.
     around = wide_sum(items.q).round().to(torch.int64) - (nodes.size - 1) // 2
@@ -68,7 +73,8 @@ def characteristic(law: Law) -> Tensor:
     angle = angle + phase * (2 * math.pi / nodes.size.double()).unsqueeze(-1)
     modulus = torch.where(nodes.kept, modulus.exp(), 0.0)
     head = torch.stack([nodes.size, lowest, live], -1).double()
-    return torch.cat([head, modulus, angle], -1)
+    rest = (0, _PART_RULE.most - kept)
+    return torch.cat([head, *(torch.nn.functional.pad(x, rest) for x in (modulus, angle))], -1)
 
 
 def part_laws(told: Tensor) -> Parts:

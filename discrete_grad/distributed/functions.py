@@ -26,7 +26,7 @@ from discrete_grad.distributed import agreement, autograd
 from discrete_grad.distributed.layout import open_call
 from discrete_grad.rng import seed_for
 
-__all__ = ["entropy", "log_partition", "log_prob", "marginals", "sample", "simple"]
+__all__ = ["entropy", "log_partition", "log_prob", "marginals", "mode", "sample", "simple"]
 
 Group: TypeAlias = dist.ProcessGroup | str | None
 
@@ -86,6 +86,18 @@ def log_prob(logits: Tensor, k: int | Tensor, subset: Tensor, *, group: Group = 
     agreement.check(layout.ranks, "log_prob", local, k)
     value = autograd.log_prob(local, k, chosen, layout.ranks)
     return layout.of_rows(value, leading)
+
+
+def mode(logits: Tensor, k: int | Tensor, *, group: Group = None) -> Tensor:
+    """The most probable subset: the k largest logits of all ranks, k-hot ``[..., n_r]``.
+
+    No gradient. Among equal logits the lowest rank wins, then the lowest index.
+
+    Args, Raises: as ``marginals``.
+    """
+    layout, local, k = open_call(logits, k, group)
+    agreement.check(layout.ranks, "mode", local, k)
+    return layout.of_items(autograd.mode(local.detach(), k, layout.ranks))
 
 
 def sample(

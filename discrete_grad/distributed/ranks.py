@@ -73,8 +73,8 @@ def ranks_of(group: dist.ProcessGroup | str | None) -> Ranks:
     """
     world = dist.distributed_c10d._get_default_group() if group is None else group
     name = checks.process_group("group", world)
-    found = _resolve_process_group(name)  # type: ignore[arg-type]
-    rank = found.rank()
+    found = _resolve_process_group(name) if isinstance(world, str) else world  # type: ignore[arg-type]
+    rank = dist.get_rank(found)
     if rank < 0:
         raise ValueError(f"group must have this process among its ranks, got {name!r} without it")
-    return Ranks(name, rank, found.size())
+    return Ranks(name, rank, dist.get_world_size(found))

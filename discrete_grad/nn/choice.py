@@ -54,7 +54,8 @@ def draw(
     generator: torch.Generator | None,
 ) -> Choice:
     """An exact draw [num_samples, ..., k]; ``marginals`` are those of ``logits``."""
-    found = ops.sample_indices(logits, k, num_samples or 1, seed_for(logits, generator))
+    count = 1 if num_samples is None else num_samples
+    found = ops.sample_indices(logits, k, count, seed_for(logits, generator))
     found = found.clamp_min(0)
     if num_samples is None:
         found = found[0]

@@ -47,11 +47,23 @@ def aimle_topk(
     seed: Tensor,
     settings: AdaptiveStep,
 ) -> Tensor:
-    """The same with the step size of ``settings.state``, which each backward pass adapts."""
+    """The same with the step size of ``settings.state``, which each backward pass adapts.
+
+    The ranks of DTensor logits share the state.
+    """
+    if sharding.is_dtensor(logits):
+        local = sharding.local_seed(logits, seed)
+        return sharding.draws_of_parts(
+            lambda rows, counts, group: aimle_topk(
+                rows, counts, num_samples, quantiles, local, settings._replace(group=group)
+            ),
+            logits,
+            k,
+            settings.group,
+        )
     if routing.to_reference(logits):
         return by_reference(logits, k, num_samples, quantiles, seed, settings)
     bound, row_k = routing.row_counts(logits, k)
-    quantiles, seed = sharding.placed(logits, quantiles), sharding.placed_seed(logits, seed)
     hot: Tensor = torch.ops.discrete_grad.aimle_topk.default(
         logits,
         bound,

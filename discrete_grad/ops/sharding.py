@@ -23,7 +23,7 @@ _ROWS, _DRAWS, _WHOLE = 0, 1, None
 _ARGUMENTS: dict[str, int | None] = {
     **dict.fromkeys(("logits", "row_k", "state", "grad_marginals", "grad_log_partition"), _ROWS),
     **dict.fromkeys(("a", "b", "tangent"), _ROWS),
-    **dict.fromkeys(("seed", "quantiles", "beta", "grad_norm", "previous_update"), _WHOLE),
+    **dict.fromkeys(("seed", "quantiles"), _WHOLE),
 }
 _OPS: dict[str, tuple[int, ...]] = {  # the results of each op
     "subset_marginals": (_ROWS, _ROWS, _ROWS),
@@ -39,7 +39,6 @@ _OPS: dict[str, tuple[int, ...]] = {  # the results of each op
     "perturbed_topk_indices": (_DRAWS,),
     "perturbed_topk_difference": (_ROWS, _ROWS),
     "imle_topk": (_DRAWS,),
-    "aimle_topk": (_DRAWS,),
 }
 _MIX = 0x1E3779B97F4A7C15  # odd: multiples of it differ modulo 2^62
 _SEED_MASK = 2**62 - 1
@@ -114,6 +113,47 @@ def _replicated(logits: Tensor, tensor: Tensor) -> Tensor:
 
     mesh: Any = logits.device_mesh  # type: ignore[attr-defined]
     return DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
+
+
+def draws_of_parts(
+    function: Callable[[Tensor, int | Tensor, str], Tensor],
+    logits: Tensor,
+    k: int | Tensor,
+    group: str,
+) -> Tensor:
+    """Draws ``[S, ..., n]`` of a function that keeps a state, which no sharding rule can describe.
+
+    Args:
+        function: of this rank's rows, their k, and the group of the ranks that share the state.
+        logits: a DTensor ``[..., n]``.
+        k: int, or integer tensor that broadcasts to ``[...]``.
+        group: its name; "" is that of the mesh dimension over which the batch is sharded.
+
+    Raises:
+        ValueError: the batch is sharded over several mesh dimensions, and ``group`` is "".
+    """
+    from torch.distributed.tensor import DTensor, Replicate, Shard
+
+    mesh: Any = logits.device_mesh  # type: ignore[attr-defined]
+    given = logits.placements  # type: ignore[attr-defined]
+    over = [dim for dim, placement in enumerate(given) if _over_batch(logits, placement)]
+    if not group and len(over) > 1:
+        raise ValueError(
+            "process_group must be given for logits whose batch is sharded over several mesh "
+            f"dimensions, got None for placements {given}"
+        )
+    if not group and over:
+        group = mesh.get_group(over[0]).group_name
+    placements = [p if dim in over else Replicate() for dim, p in enumerate(given)]
+    rows = logits.redistribute(placements=placements)  # type: ignore[attr-defined]
+    if isinstance(k, Tensor):
+        counts: Any = placed(logits, k.expand(logits.shape[:-1]))
+        k = counts.redistribute(placements=placements).to_local()
+    hot = function(rows.to_local(grad_placements=placements), k, group)
+    behind = [Shard(p.dim % logits.dim() + 1) if isinstance(p, Shard) else p for p in placements]
+    shape = torch.Size([hot.shape[0], *logits.shape])
+    stride = torch.empty(shape, device="meta").stride()
+    return DTensor.from_local(hot, mesh, behind, run_check=False, shape=shape, stride=stride)
 
 
 @functools.cache

@@ -48,7 +48,9 @@ def figures(results: JSON) -> dict[str, Figure]:
 
 
 def _toy(part: JSON) -> Figure:
-    rows = part["rows"][::-1]
+    order = list(dict.fromkeys(row["estimator"] for row in part["rows"]))
+    rows = sorted(part["rows"], key=lambda row: (order.index(row["estimator"]), row["samples"]))
+    rows = rows[::-1]
     names = [row_label(row["estimator"], row["samples"]) for row in rows]
     figure, axes = plots.figure(1, 3, width=3.6, height=0.5 + 0.26 * len(rows), sharey=True)
     for panel, measure in zip(axes[0], ("bias", "variance", "error"), strict=True):

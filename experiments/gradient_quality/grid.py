@@ -13,12 +13,13 @@ SEEDS = (1000, 1001)
 SAMPLES = 16
 REPEATS = 4
 _NOISES = ("gumbel", "sum_of_gamma")
-_STEPS = [{"noise": noise, "lambda": step} for noise in _NOISES for step in (0.3, 1, 3, 10, 30)]
-# Non-zero gradient entries per draw that beta is adapted to, as a share of k.
+_STEPS = [{"noise": noise, "lambda": step} for noise in _NOISES for step in (0.3, 0.6, 1, 2, 5)]
+# Non-zero gradient entries per draw that beta is adapted to, as a share of k: two for each item
+# that is changed for another, so up to 2.
 _TARGETS = [
     {"noise": noise, "target_share": share}
     for noise in _NOISES
-    for share in (0.1, 0.3, 0.6, 1.0, 1.5)
+    for share in (0.3, 0.7, 1.0, 1.4, 1.8)
 ]
 CELLS: dict[str, list[dict[str, JSON]]] = {
     "imle": _STEPS,

@@ -19,6 +19,7 @@ def tables(results: JSON) -> dict[str, Table]:
         "synthetic-fixed": _fixed(results["synthetic"]),
         "synthetic-adaptive": _adaptive(results["synthetic"]),
         "synthetic-agreement": _agreement(results["synthetic"]),
+        "synthetic-outside": _outside(results["synthetic"]),
     }
     for size in results["scale"]["sizes"]:
         for loss in LOSSES:
@@ -166,6 +167,29 @@ def _agreement(part: JSON) -> Table:
             "largest",
             "mean square",
         ],
+        rows,
+    )
+
+
+def _outside(part: JSON) -> Table:
+    rows = []
+    for cell in part["cells"]:
+        place = f"λ = {cell['lambda']:g}" if "lambda" in cell else f"{cell['passes']} passes"
+        for quantity in ("cosine", "sparsity"):
+            distance = cell.get("published", {}).get(f"{quantity}_distance", 0.0)
+            if abs(distance) > 2:
+                rows.append(
+                    [
+                        f"{LABELS[cell['estimator']]}, {place}, S = {cell['samples']}",
+                        quantity,
+                        f"{cell['published'][f'{quantity}_same_seeds']:.4f}",
+                        f"{cell['published'][quantity]:.4f}",
+                        f"{distance:+.1f}",
+                    ]
+                )
+    return Table(
+        "The cells outside two standard errors.",
+        ["cell", "quantity", "ours", "published", "standard errors"],
         rows,
     )
 

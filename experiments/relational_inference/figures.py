@@ -57,7 +57,7 @@ def _over_lambda(final: dict[str, JSON]) -> Figure:
 def _band(panel: Axes, run: dict[str, JSON], score: str) -> None:
     values, colour = run["test"][score], COLOURS[run["estimator"]]
     mean, spread = fmean(values), _spread(values)
-    panel.axhline(mean, color=colour, label=LABELS[run["estimator"]])
+    panel.axhline(mean, color=colour, label=f"{LABELS[run['estimator']]} (|: its own λ)")
     panel.axhspan(mean - spread, mean + spread, color=colour, alpha=0.15, linewidth=0)
     found = [value for value in run["lambda"] if value is not None]
     panel.plot(found, [mean] * len(found), "|", color=colour, markersize=9)

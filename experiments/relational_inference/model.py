@@ -116,23 +116,24 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The next frame from a frame [B, F, V, 2] and the edges [B, E]: positions + a learned change.
 
-    Each ordered pair sends two messages, one by the network of edges, weighted by z, and one by the
-    network of pairs that are no edge, weighted by 1 - z; a vertex adds up what it receives.
+    Each ordered pair sends a message by the network of edges, weighted by z, and one by the network
+    of pairs that are no edge, weighted by 1 - z; a vertex adds up what it receives.
 
     Args:
         vertices: V; E is V (V - 1) / 2.
         width: of the hidden layers.
+        kinds: of messages: 2, or 1 for those of edges alone.
     """
 
     pairs: Tensor
     edge: Tensor
 
-    def __init__(self, vertices: int, width: int) -> None:
+    def __init__(self, vertices: int, width: int, kinds: int = 2) -> None:
         super().__init__()
-        kinds = range(2)
-        self.sent = nn.ModuleList(nn.Linear(_COORDINATES, width) for _ in kinds)
-        self.received = nn.ModuleList(nn.Linear(_COORDINATES, width, bias=False) for _ in kinds)
-        self.message = nn.ModuleList(nn.Linear(width, width) for _ in kinds)
+        each = range(kinds)
+        self.sent = nn.ModuleList(nn.Linear(_COORDINATES, width) for _ in each)
+        self.received = nn.ModuleList(nn.Linear(_COORDINATES, width, bias=False) for _ in each)
+        self.message = nn.ModuleList(nn.Linear(width, width) for _ in each)
         for layer in (*self.sent, *self.received):
             # What a layer of twice as many inputs starts with, for the two together.
             nn.init.uniform_(
@@ -154,7 +155,8 @@ class Decoder(nn.Module):
     def forward(self, positions: Tensor, edges: Tensor) -> Tensor:
         adjacency = edges[:, self.edge] * self.pairs  # [B, V, V]
         total = positions.new_zeros(())
-        for kind, weight in enumerate((self.pairs - adjacency, adjacency)):
+        weights = (adjacency, self.pairs - adjacency)[: len(self.message)]
+        for kind, weight in enumerate(weights):
             received, sent = self.received[kind](positions), self.sent[kind](positions)
             first = F.relu(received.unsqueeze(3) + sent.unsqueeze(2))  # [B, F, V, V, width]
             messages = F.relu(self.message[kind](first))

@@ -53,7 +53,8 @@ def tables(results: JSON) -> dict[str, Table]:
         ],
     )
     made["cost"] = _cost(results)
-    made["tuning"] = _tuning(results["tuning"])
+    if results["tuning"]["cells"]:
+        made["tuning"] = _tuning(results["tuning"])
     return made
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from statistics import fmean, median
 
+from experiments.errors import UsageError
 from experiments.relational_inference import data, grid
 from experiments.relational_inference.grid import Cell, Setting
 from experiments.relational_inference.latent import ESTIMATORS
@@ -29,7 +30,13 @@ _CURVE = ("elbo_sample", "precision_sample")
 
 
 def run(session: Session) -> JSON:
-    """All results; ``tables`` and ``figures`` say what is in them."""
+    """All results; ``tables`` and ``figures`` say what is in them.
+
+    Raises:
+        UsageError: no results are to be published.
+    """
+    if session.options.generate_only and session.options.publish:
+        raise UsageError("--publish: with --generate-only there are no results")
     setting = grid.setting(session.options)
     frames = sorted(session.options.frames or setting.prediction)
     sources = {number: _source(session, setting, number) for number in frames}

@@ -22,7 +22,7 @@ from experiments.relational_inference.model import Decoder, Encoder
 from experiments.relational_inference.objective import divergence, edge_scores, reconstruction
 from experiments.session import JSON, Context
 
-_GRAPHS_AT_ONCE = 250  # in an evaluation
+_GRAPHS_AT_ONCE = 125  # in an evaluation
 _NOISE_OF_EVALUATIONS = 7  # a seed: all models are scored under the same perturbations
 
 
@@ -54,7 +54,7 @@ class Trainer:
             torch.manual_seed(settings["seed"])
             frames = self.graphs["train"].positions.shape[1]
             self.encoder = Encoder(frames, data.VERTICES, settings["encoder_width"])
-            self.decoder = Decoder(data.VERTICES, settings["decoder_width"])
+            self.decoder = Decoder(data.VERTICES, settings["decoder_width"], settings["messages"])
         self.model = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder}).to(device)
         self.noise = torch.Generator(device).manual_seed(settings["seed"])
         self.starts = torch.Generator().manual_seed(settings["seed"])

@@ -32,7 +32,7 @@ def _run(session: Session) -> JSON:
 EXPERIMENT = Experiment(
     "sparse-regression",
     "Recover the Kuramoto-Sivashinsky equation from data; 100 of 100,000 columns",
-    "Ahmed et al., SIMPLE, ICLR 2023, arXiv:2210.01941, section 5.4; beyond it, n = 100,000",
+    "Ahmed et al., SIMPLE, ICLR 2023, arXiv:2210.01941, sparse linear regression; beyond, n = 1e5",
     _run,
     tables,
     figures,

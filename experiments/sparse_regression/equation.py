@@ -10,15 +10,14 @@ from statistics import fmean
 
 import numpy as np
 
-from experiments.errors import DataError
 from experiments.session import JSON, Context, Session, Task
 from experiments.sparse_regression import grid, learning
 from experiments.sparse_regression.candidates import COLUMNS, SUPPORT, TERMS
 from experiments.sparse_regression.kuramoto_sivashinsky import Field, load, simulate
 from experiments.sparse_regression.statistics import BASELINES, Statistics
 
-# The example that the curves over the training are kept of.
-SHOWN = ("weak", 0.05)
+# What the curves over the training are kept of, and the method whose marginals are.
+SHOWN, SHOWN_METHOD = ("weak", 0.05), "simple/16"
 _QUICK_STEPS, _QUICK_NOISE = 60, (0.0, 0.05)
 
 
@@ -41,10 +40,7 @@ def prepare(settings: dict[str, JSON], context: Context) -> JSON:
     result = []
     for seed in settings["seeds"]:
         noisy = clean.with_noise(settings["noise"], seed)
-        columns, u_t = COLUMNS[settings["columns"]](noisy)
-        if not (np.linalg.norm(columns, axis=1) > 0).all() or not np.linalg.norm(u_t) > 0:
-            raise DataError(f"{settings['data']}: a column is 0 throughout; the field must vary")
-        statistics = Statistics.of(columns, u_t)
+        statistics = Statistics.of(*COLUMNS[settings["columns"]](noisy))
         found = {name: list(method(statistics, learning.K)) for name, method in BASELINES.items()}
         result.append({"statistics": statistics.to_json(), "supports": found})
         context.advance()
@@ -64,17 +60,14 @@ def run(session: Session, names: list[str]) -> JSON:
             len(chosen),
         )
         for columns in COLUMNS
-        for part, chosen, some in (
-            ("tuning", tuning_seeds, (grid.TUNING_NOISE,)),
-            ("final", seeds, levels),
-        )
-        for noise in some
+        for noise in levels
+        for part, chosen in (("tuning", tuning_seeds), ("final", seeds))
     ]
     prepared = dict(
         zip((task.key for task in tasks), session.map(prepare, tasks, "columns"), strict=True)
     )
     methods = [(name, draws) for name in names for draws in grid.DRAWS]
-    chosen = _tune(session, methods, prepared)
+    chosen = _tune(session, methods, prepared, levels)
     trained = _train(session, methods, prepared, levels, chosen)
     found = {}
     for columns in COLUMNS:
@@ -99,7 +92,7 @@ def run(session: Session, names: list[str]) -> JSON:
         "field": _picture(field(data)),
         "terms": list(TERMS),
         "grid": {name: grid.CELLS[name] for name in names},
-        "tuning": {"seeds": tuning_seeds, "noise": grid.TUNING_NOISE, "chosen": chosen},
+        "tuning": {"seeds": tuning_seeds, "chosen": chosen},
         "found": found,
         "curves": {
             "example": list(SHOWN),
@@ -109,20 +102,32 @@ def run(session: Session, names: list[str]) -> JSON:
                 for name, one in curves.items()
             },
             "marginals": {
-                name: np.round(one["marginals"][0], 4).tolist() for name, one in curves.items()
+                name: np.round(one["marginals"][0], 4).tolist()
+                for name, one in curves.items()
+                if name == SHOWN_METHOD
             },
         },
     }
 
 
 def _tune(
-    session: Session, methods: list[tuple[str, int]], prepared: dict[str, JSON]
+    session: Session,
+    methods: list[tuple[str, int]],
+    prepared: dict[str, JSON],
+    levels: Sequence[float],
 ) -> dict[str, JSON]:
     """The cell of the grid with the least mean loss over the end of the training."""
     tasks = [
-        _task(session, f"tune/{columns}/{name}/draws-{draws}", name, draws, grid.CELLS[name], part)
+        _task(
+            session,
+            f"tune/{columns}/noise-{noise}/{name}/draws-{draws}",
+            name,
+            draws,
+            grid.CELLS[name],
+            prepared[f"columns/{columns}/noise-{noise}/tuning"],
+        )
         for columns in COLUMNS
-        for part in [prepared[f"columns/{columns}/noise-{grid.TUNING_NOISE}/tuning"]]
+        for noise in levels
         for name, draws in methods
     ]
     chosen = {}
@@ -148,7 +153,7 @@ def _train(
             f"train/{columns}/noise-{noise}/{name}/draws-{draws}",
             name,
             draws,
-            [chosen[f"{columns}/{name}/draws-{draws}"]["cell"]],
+            [chosen[f"{columns}/noise-{noise}/{name}/draws-{draws}"]["cell"]],
             prepared[f"columns/{columns}/noise-{noise}/final"],
         )
         for columns in COLUMNS

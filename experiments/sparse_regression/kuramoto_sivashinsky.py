@@ -143,6 +143,13 @@ def load(path: Path) -> Field:
         distances = np.diff(grid)
         if not (distances[0] > 0 and np.allclose(distances, distances[0], rtol=1e-3)):
             raise DataError(f"{path}: {name} must rise in equal steps")
+        if distances[0] > 1:
+            raise DataError(
+                f"{path}: {name} must have steps of at most 1 (a wave is 9 long), "
+                f"it has {distances[0]:g}"
+            )
     if not np.isfinite(u).all():
         raise DataError(f"{path}: uu has values that are not finite")
+    if not (np.ptp(u, axis=0).any() and np.ptp(u, axis=1).any()):
+        raise DataError(f"{path}: uu must vary in x and in tt, it does not")
     return Field(x, t, u)

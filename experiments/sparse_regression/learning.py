@@ -89,7 +89,6 @@ def train(settings: dict[str, JSON], context: Context) -> JSON:
     shape = len(rates), len(gram), gram.size(-1)
     true = torch.zeros(shape[-1], dtype=torch.float64, device=device)
     true[list(SUPPORT)] = 1
-    # Before any step: the draws' law does not depend on the problem.
     state: dict[str, Any] = {
         "step": 0,
         "logits": torch.ones(shape, dtype=torch.float64, device=device),

@@ -219,11 +219,8 @@ def _training(curves: JSON) -> Figure:
             label=_label(method),
         )
     plots.style(axes[0, 0], "step", "probability of the true terms", title=where, legend=True)
-    shown = next(
-        (name for name in ("simple/16", *curves["marginals"]) if name in curves["marginals"]), None
-    )
-    if shown is not None:
-        for j, values in enumerate(zip(*curves["marginals"][shown], strict=True)):
+    for shown, marginals in curves["marginals"].items():
+        for j, values in enumerate(zip(*marginals, strict=True)):
             true = j in SUPPORT
             axes[0, 1].plot(
                 curves["steps"][shown],

@@ -36,15 +36,21 @@ class World:
 # name -> (check, numbers of processes, last). A check raises where something is wrong; it runs on
 # every rank of its world, and what it prints on the first one is kept.
 CHECKS: dict[str, tuple[Callable[[World], None], tuple[int, ...], bool]] = {}
+SLOW: set[str] = set()
 
 
 def check(
-    *sizes: int, last: bool = False
+    *sizes: int, last: bool = False, slow: bool = False
 ) -> Callable[[Callable[[World], None]], Callable[[World], None]]:
-    """Registers a check for so many processes, one after the other; ``last`` behind all others."""
+    """Registers a check for so many processes, one after the other; ``last`` behind all others.
+
+    ``slow``: its test has that mark.
+    """
 
     def register(function: Callable[[World], None]) -> Callable[[World], None]:
         CHECKS[function.__name__] = function, sizes, last
+        if slow:
+            SLOW.add(function.__name__)
         return function
 
     return register

@@ -9,7 +9,11 @@ from tests.distributed import program
 from tests.distributed.checks import batch, lost_rank, rows, sampling  # noqa: F401
 
 
-@pytest.mark.parametrize("name", program.names())
+def marks(name):
+    return pytest.mark.slow if name.rpartition("-")[0] in program.SLOW else ()
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=marks(n)) for n in program.names()])
 def test_check(outcomes, name):
     size = int(name.rpartition("-")[2])
     for rank in range(size):
@@ -18,4 +22,4 @@ def test_check(outcomes, name):
             continue
         assert name in outcomes[rank], f"rank {rank} did not come to this check"
         assert outcomes[rank][name]["failure"] is None, outcomes[rank][name]["failure"]
-    print(outcomes[0][name]["printed"])
+    print(outcomes[0][name]["printed"], f"{outcomes[0][name]['seconds']:.1f} s")

@@ -43,6 +43,7 @@ ROWS = {
     "one": (40, 1, torch.randn, (0, 20, 40)),
     "long": (5_000, 1700, torch.randn, (0, 4_000, 4_100, 5_000)),
     "gap": (60, 30, lambda n: 40.0 * (torch.arange(n) % 2), (0, 25, 60)),
+    "many ranks": (200, 60, lambda n: torch.randn(n) * 2, (*range(0, 195, 15), 200)),
     "ties": (64, 16, torch.zeros, (0, 16, 32, 48, 64)),
 }
 
@@ -68,7 +69,7 @@ def test_laws_of_parts(name):
         assert wide.abs().max() < 1e-14
 
 
-@pytest.mark.parametrize("name", ["normal", "nearly all", "gap", "ties"])
+@pytest.mark.parametrize("name", ["normal", "nearly all", "many ranks", "gap", "ties"])
 def test_counts_have_their_joint_law(name):
     n, k, make, cuts = ROWS[name]
     logits = make(n).double()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import networkx as nx
@@ -14,6 +15,7 @@ import torch
 
 import discrete_grad as dg
 from experiments import __main__ as cli
+from experiments import session
 from experiments.errors import DataError
 from experiments.relational_inference import data, grid, objective, scale
 from experiments.relational_inference.latent import ESTIMATORS, TreeSampler
@@ -25,6 +27,7 @@ from experiments.relational_inference.layout import (
 )
 from experiments.relational_inference.model import Decoder, Encoder
 from experiments.relational_inference.report import best_imle
+from experiments.relational_inference.train import train
 
 EDGES = 45
 
@@ -248,10 +251,11 @@ def test_encoder_logits_are_means_over_both_directions() -> None:
     torch.testing.assert_close(encoder(positions)[0], expected)
 
 
-def test_decoder_adds_messages_by_edge_type() -> None:
+@pytest.mark.parametrize("kinds", [1, 2])
+def test_decoder_adds_messages_by_edge_type(kinds: int) -> None:
     """Against messages of concatenated positions, one ordered pair at a time."""
     torch.manual_seed(1)
-    decoder = Decoder(4, 6)
+    decoder = Decoder(4, 6, kinds)
     positions, edges = torch.randn(1, 2, 4, 2), torch.rand(1, 6)
     relu = torch.nn.functional.relu
     index = {tuple(pair): e for e, pair in enumerate(edge_list(4).tolist())}
@@ -263,7 +267,7 @@ def test_decoder_adds_messages_by_edge_type() -> None:
                 if s == r:
                     continue
                 z = edges[0, index[min(r, s), max(r, s)]]
-                for kind, weight in ((0, 1 - z), (1, z)):
+                for kind, weight in ((0, z), (1, 1 - z))[:kinds]:
                     joined = torch.cat(
                         [decoder.sent[kind].weight, decoder.received[kind].weight], 1
                     )
@@ -406,6 +410,53 @@ def test_published_setting_has_the_published_cells() -> None:
     assert (task["noise"], task["lambda"], task["seed"]) == ("sum_of_gamma", None, 3)
 
 
+@pytest.mark.parametrize("estimator", ["imle", "aimle_central", "straight_through"])
+def test_an_interrupted_training_goes_on(
+    estimator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the last checkpoint, bit for bit: also the noise, the frames and AIMLE's state."""
+    monkeypatch.setattr(session, "SECONDS_BETWEEN_SAVES", 0.0)
+    parameters = data.Parameters(train=40, valid=10, test=10, frames=10)
+    path = data.generate(tmp_path, parameters)
+    source = {"path": str(path), "frames": 10, "parameters": asdict(parameters)}
+    cell = grid.Cell(3e-3, 0.1 if estimator == "imle" else None, 1.0)
+    settings = grid.QUICK.task(estimator, cell, 5, source) | {"adaptation": 0.1}
+    task = session.Task("training", settings)
+
+    def run(folder: str, last: int | None = None) -> dict:
+        done = 0
+
+        def progress(steps: int) -> None:
+            nonlocal done
+            done += steps
+            if done == last:
+                raise KeyboardInterrupt
+
+        place = session._Place(tmp_path / folder, "cpu", "auto", 1, None)
+        found = train(settings, session.Context(task, place, progress))
+        assert last is None
+        assert done == (grid.QUICK.steps if folder == "whole" else grid.QUICK.steps - 7)
+        return {name: value for name, value in found.items() if "seconds" not in name}
+
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", last=7)
+    assert run("parts") == run("whole")
+
+
+def test_a_training_that_diverges_ends_with_its_best_model(tmp_path: Path) -> None:
+    parameters = data.Parameters(train=40, valid=10, test=10, frames=10)
+    path = data.generate(tmp_path, parameters)
+    source = {"path": str(path), "frames": 10, "parameters": asdict(parameters)}
+    cell = grid.Cell(1e4, None, 1.0)
+    settings = grid.QUICK.task("straight_through", cell, 5, source)
+    task = session.Task("training", settings)
+    place = session._Place(tmp_path, "cpu", "auto", 1, None)
+    found = train(settings, session.Context(task, place, lambda steps: None))
+    assert found["diverged"] is not None
+    assert found["best"] == 0
+    assert all(map(math.isfinite, found["test"].values()))
+
+
 def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["relational-inference", "--quick", "--output", str(tmp_path)]
     cli.main(arguments)
@@ -432,6 +483,15 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(arguments)
     assert "tasks taken from an earlier run" in capsys.readouterr().out
     assert json.loads((tmp_path / "record.json").read_text())["results"] == results
+
+
+def test_data_alone(tmp_path: Path) -> None:
+    asked = ["relational-inference", "--generate-only", "--graphs", "6", "2", "3"]
+    cli.main([*asked, "--output", str(tmp_path)])
+    found = sorted(path.name for path in (tmp_path / "data").iterdir())
+    assert found == [f"layout-{frames}t-6-2-3-seed42.npz" for frames in (10, 20)]
+    with pytest.raises(SystemExit, match="--publish: with --generate-only there are no results"):
+        cli.main([*asked, "--publish", "--output", str(tmp_path)])
 
 
 def test_damaged_data_end_the_run_with_a_line(tmp_path: Path) -> None:

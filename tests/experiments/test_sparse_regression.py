@@ -20,6 +20,7 @@ from experiments.errors import DataError
 from experiments.session import Context
 from experiments.sparse_regression import (
     candidates,
+    equation,
     learning,
     wide_baselines,
     wide_learning,
@@ -113,6 +114,8 @@ def test_a_field_is_read_from_its_file(tmp_path: Path) -> None:
         ({"x": np.arange(128.0) ** 2}, "x must rise in equal steps"),
         ({"uu": np.full((128, 64), np.nan)}, "not finite"),
         ({"uu": "text"}, "must be real numbers"),
+        ({"x": 2 * np.arange(128.0)}, "x must have steps of at most 1"),
+        ({"uu": np.ones((128, 64)) * np.arange(64)}, "uu must vary in x and in tt"),
         ({"uu": np.zeros((128, 9)), "tt": np.arange(9.0)}, "tt has 9 points, at least 64"),
     ],
 )
@@ -191,6 +194,19 @@ def test_the_equation_is_recovered(
     np.testing.assert_allclose(found, list(TRUTH.values()), atol=tolerance)
 
 
+def test_a_field_from_a_file_gives_the_same_statistics(field: Field, tmp_path: Path) -> None:
+    path = write(tmp_path / "ks.mat", uu=field.u, x=field.x, tt=field.t)
+    settings = {"columns": "weak", "noise": 0.01, "seeds": [4]}
+    simulated, read = (
+        equation.prepare({**settings, "data": equation.source(data)}, Keeping(1000))
+        for data in (None, path)
+    )
+    assert read == simulated
+    before = equation.source(path)
+    write(path, uu=2 * field.u, x=field.x, tt=field.t)
+    assert equation.source(path) != before
+
+
 # Few columns: statistics, loss, gradient
 
 
@@ -245,6 +261,21 @@ def test_the_published_gradient_is_a_difference_of_exact_marginals() -> None:
     before = dg.subset.marginals(logits, 3)
     torch.testing.assert_close(g, before - dg.subset.marginals(logits - slope, 3))
     assert loss.item() == pytest.approx((before @ slope).item(), abs=0.1)
+
+
+def test_perturb_and_map_learns_nothing_from_the_held_loss() -> None:
+    """Only the chosen columns have a gradient, and it raises them: the MAP state stays."""
+    statistics = Statistics.of(*example14())
+    gram, products = torch.from_numpy(statistics.gram), torch.from_numpy(statistics.products)
+    for name, moves in (("imle", False), (learning.PUBLISHED, True)):
+        _, g = learning.gradient(
+            name,
+            torch.ones(14, dtype=torch.float64),
+            lambda z: 100 * learning.held_loss(gram, products, z),
+            8,
+            torch.Generator().manual_seed(0),
+        )
+        assert bool(g.abs().max() > 1e-3) == moves
 
 
 # Many columns: loss, baselines

@@ -87,8 +87,19 @@ def test_samples_in_evaluation():
     hot = layer(torch.zeros(200, 9))
     torch.manual_seed(0)
     assert torch.equal(hot, dg.subset.sample(torch.zeros(200, 9), 3))
-    indices = dg.nn.SubsetLayer(3, output="indices", num_samples=2).eval()(torch.randn(4, 9))
-    assert indices.indices.shape == indices.gates.shape == (2, 4, 3)
+
+
+@pytest.mark.parametrize("name", ["simple", "imle"])
+@pytest.mark.parametrize("number", [None, 0, 1, 2])
+def test_the_number_of_samples(name, number):
+    logits = torch.randn(4, 9)
+    leading = () if number is None else (number,)
+    for training in (True, False):
+        for output in ("hot", "indices"):
+            layer = dg.nn.SubsetLayer(3, name, output=output, num_samples=number).train(training)
+            drawn = layer(logits)
+            for part in [drawn] if output == "hot" else drawn:
+                assert part.shape == (*leading, 4, 9 if output == "hot" else 3)
 
 
 def test_evaluation_leaves_the_generator_alone():

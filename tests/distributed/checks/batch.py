@@ -199,7 +199,7 @@ def dtensors_of_a_sharded_batch_are_not_gathered(world: World) -> None:
 @check(2, 4)
 def draws_of_a_sharded_batch_are_not_gathered(world: World) -> None:
     mesh = DeviceMesh.from_group(world.group, "cpu")
-    _, sharded, k = _sides(mesh)
+    whole, sharded, k = _sides(mesh)
     functions = {
         "sample": lambda x, s: dg.subset.sample(x, K, s),
         "simple": lambda x, s: dg.simple(x, K, s),
@@ -226,9 +226,34 @@ def draws_of_a_sharded_batch_are_not_gathered(world: World) -> None:
             assert torch.equal(
                 sizes, (k if "by row" in name else K + 0 * k).expand_as(sizes).double()
             )
+    mode = dg.subset.mode(sharded, K)
+    assert mode.placements == (Shard(0),)
+    assert torch.equal(mode.full_tensor(), dg.subset.mode(whole, K))
     indices = dg.subset.sample_indices(sharded, K, 2).full_tensor()
     assert indices.shape == (2, 5, 3, K)
     assert (indices.diff(dim=-1) > 0).all()
+
+
+@check(2, 4)
+def aimle_of_a_sharded_batch_has_one_state(world: World) -> None:
+    """The mesh's ranks share the state, which takes the steps of one process with all rows."""
+    mesh = DeviceMesh.from_group(world.group, "cpu")
+    whole, sharded, k = _sides(mesh)
+    targets = [_target(None) for _ in range(2)]
+    for size in (K, k):
+        grads = []
+        for logits, target in zip((whole, sharded), targets, strict=True):
+            leaf = logits.detach().requires_grad_()
+            hot = dg.aimle_topk(leaf, size, 2, target=target, temperature=0.0)
+            weights = leaf.detach().cumsum(-1)
+            (grad,) = torch.autograd.grad((hot * weights).sum(), leaf)
+            grads.append(grad)
+        assert hot.placements == (Shard(1),)
+        assert grads[1].placements == (Shard(0),)
+        assert torch.allclose(grads[1].full_tensor(), grads[0], rtol=1e-12)
+    states = [torch.stack(list(target.state)) for target in targets]
+    assert torch.equal(*states)
+    assert states[0][0] != 2.0
 
 
 @check(4)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -12,6 +14,7 @@ from torch.distributed.tensor.debug import CommDebugMode
 
 import discrete_grad as dg
 import discrete_grad.distributed as dd
+from discrete_grad.distributed import agreement
 from tests import cases
 from tests.distributed.program import World, check
 from tests.tolerances import bound
@@ -92,6 +95,15 @@ def log_partition_entropy_and_log_prob(world: World) -> None:
         print(f"{name}: off by {errors[0]:.1e}, gradient by {errors[1]:.1e}")
         assert errors[0] <= 2e-13, (name, errors)
         assert errors[1] <= 2e-13, (name, errors)
+
+
+@check(1, 3, 4)
+def the_mode_is_that_of_one_process(world: World) -> None:
+    for dtype in (torch.float64, torch.float32):
+        logits, k, _ = _adversarial(dtype)
+        part = _part(world)
+        got = dd.mode(logits[:, part], k, group=world.group)
+        assert torch.equal(got, dg.subset.mode(logits, k)[:, part])  # many of the rows have ties
 
 
 @check(3)
@@ -269,6 +281,12 @@ def debug_mode_names_what_differs(world: World) -> None:
             "dg.distributed.entropy on rank 2",
         )
         _refused(lambda: dd.marginals(rows, 13, group=group), ValueError, "n = 12", "got 13")
+    dd.marginals(rows, 13, group=group)  # not in debug mode: rows without a law, no error
+    os.environ[agreement.VARIABLE] = "1"
+    try:
+        _refused(lambda: dd.marginals(rows, 13, group=group), ValueError, "got 13")
+    finally:
+        del os.environ[agreement.VARIABLE]
 
 
 @check(1)
@@ -310,3 +328,16 @@ def an_empty_batch(world: World) -> None:
     assert mu.shape == logits.grad.shape == (0, 4)
     assert dd.sample(logits, 3, 2, group=world.group).shape == (2, 0, 4)
     assert dd.log_partition(logits, 3, group=world.group).shape == (0,)
+
+
+@check(2, slow=True)
+def a_compiled_training_step(world: World) -> None:
+    def loss(logits):
+        mu = dd.marginals(logits, 5, group=world.group)
+        return (mu * mu).sum() + dd.log_partition(logits, 5, group=world.group).sum()
+
+    compiled = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    logits = torch.randn(3, 4 + world.rank, dtype=torch.float64)
+    plain, graph = (_derivative(function, logits) for function in (loss, compiled))
+    for got, expected in zip(graph, plain, strict=True):
+        assert _error(got, expected) < 1e-14

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 import discrete_grad as dg
 import discrete_grad.distributed as dd
+from tests import cases
 from tests.distributed.program import World, check
 from tests.stats import P_VALUE, chi_square_p, marginal_z, max_z_bound, subset_codes
 
@@ -78,6 +79,21 @@ def draws_of_long_rows(world: World) -> None:
     p = chi_square_p(counts, {c: q for c, q in enumerate(law) if q > 0})
     print(f"marginals of 2000 items: largest z {np.abs(z).max():.1f}; count of one rank: {p:.2f}")
     assert p > P_VALUE
+
+
+@check(1, 3)
+def draws_of_adversarial_rows(world: World) -> None:
+    """Exactly k items, all of the law, whatever the row."""
+    for dtype, table in ((torch.float64, cases.CASES), (torch.float32, cases.FLOAT32_CASES)):
+        logits, sizes, _ = cases.padded(table)
+        k = torch.tensor(sizes)
+        mine = slice(*((0, 300) if world.size == 1 else ((0, 4), (4, 18), (18, 300))[world.rank]))
+        part = torch.tensor(logits, dtype=dtype)[:, mine]
+        draws = dd.sample(part, k, 5, group=world.group)
+        total = draws.sum(-1)
+        dist.all_reduce(total, group=world.group)
+        assert torch.equal(total, k.expand_as(total).to(dtype))
+        assert dd.log_prob(part, k, draws, group=world.group).isfinite().all()
 
 
 @check(3)
