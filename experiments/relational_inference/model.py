@@ -119,18 +119,23 @@ class Decoder(nn.Module):
     Each ordered pair sends a message by the network of edges, weighted by z, and one by the network
     of pairs that are no edge, weighted by 1 - z; a vertex adds up what it receives.
 
+    With ``pull`` a vertex moves towards its neighbours besides, by a learned multiple of the sum of
+    the differences. It says at the start what an edge does: the two networks alone are
+    interchangeable, and chance decides which of them an encoder's first trees suit.
+
     Args:
         vertices: V; E is V (V - 1) / 2.
         width: of the hidden layers.
-        kinds: of messages: 2, or 1 for those of edges alone.
+        pull: the multiple at first; None is none, the published decoder.
     """
 
     pairs: Tensor
     edge: Tensor
 
-    def __init__(self, vertices: int, width: int, kinds: int = 2) -> None:
+    def __init__(self, vertices: int, width: int, pull: float | None = None) -> None:
         super().__init__()
-        each = range(kinds)
+        self.pull = None if pull is None else nn.Parameter(torch.tensor(pull))
+        each = range(2)
         self.sent = nn.ModuleList(nn.Linear(_COORDINATES, width) for _ in each)
         self.received = nn.ModuleList(nn.Linear(_COORDINATES, width, bias=False) for _ in each)
         self.message = nn.ModuleList(nn.Linear(width, width) for _ in each)
@@ -155,12 +160,14 @@ class Decoder(nn.Module):
     def forward(self, positions: Tensor, edges: Tensor) -> Tensor:
         adjacency = edges[:, self.edge] * self.pairs  # [B, V, V]
         total = positions.new_zeros(())
-        weights = (adjacency, self.pairs - adjacency)[: len(self.message)]
-        for kind, weight in enumerate(weights):
+        for kind, weight in enumerate((adjacency, self.pairs - adjacency)):
             received, sent = self.received[kind](positions), self.sent[kind](positions)
             first = F.relu(received.unsqueeze(3) + sent.unsqueeze(2))  # [B, F, V, V, width]
             messages = F.relu(self.message[kind](first))
             # Not a matrix product: for so few senders its backward pass is slower.
             total = total + (messages * weight[:, None, :, :, None]).sum(3)
         change: Tensor = self.change(torch.cat([positions, total], -1))
+        if self.pull is not None:
+            degree = adjacency.sum(-1)[:, None, :, None]
+            change = change + self.pull * (adjacency[:, None] @ positions - degree * positions)
         return positions + change

@@ -54,7 +54,7 @@ class Trainer:
             torch.manual_seed(settings["seed"])
             frames = self.graphs["train"].positions.shape[1]
             self.encoder = Encoder(frames, data.VERTICES, settings["encoder_width"])
-            self.decoder = Decoder(data.VERTICES, settings["decoder_width"], settings["messages"])
+            self.decoder = Decoder(data.VERTICES, settings["decoder_width"], settings["pull"])
         self.model = nn.ModuleDict({"encoder": self.encoder, "decoder": self.decoder}).to(device)
         self.noise = torch.Generator(device).manual_seed(settings["seed"])
         self.starts = torch.Generator().manual_seed(settings["seed"])

@@ -251,29 +251,30 @@ def test_encoder_logits_are_means_over_both_directions() -> None:
     torch.testing.assert_close(encoder(positions)[0], expected)
 
 
-@pytest.mark.parametrize("kinds", [1, 2])
-def test_decoder_adds_messages_by_edge_type(kinds: int) -> None:
+@pytest.mark.parametrize("pull", [None, 0.3])
+def test_decoder_adds_messages_by_edge_type(pull: float | None) -> None:
     """Against messages of concatenated positions, one ordered pair at a time."""
     torch.manual_seed(1)
-    decoder = Decoder(4, 6, kinds)
+    decoder = Decoder(4, 6, pull)
     positions, edges = torch.randn(1, 2, 4, 2), torch.rand(1, 6)
     relu = torch.nn.functional.relu
     index = {tuple(pair): e for e, pair in enumerate(edge_list(4).tolist())}
     for frame in range(2):
         x = positions[0, frame]
         for r in range(4):
-            total = torch.zeros(6)
+            total, pulled = torch.zeros(6), torch.zeros(2)
             for s in range(4):
                 if s == r:
                     continue
                 z = edges[0, index[min(r, s), max(r, s)]]
-                for kind, weight in ((0, z), (1, 1 - z))[:kinds]:
+                pulled = pulled + z * (x[s] - x[r])
+                for kind, weight in ((0, z), (1, 1 - z)):
                     joined = torch.cat(
                         [decoder.sent[kind].weight, decoder.received[kind].weight], 1
                     )
                     first = relu(torch.cat([x[s], x[r]]) @ joined.T + decoder.sent[kind].bias)
                     total = total + weight * relu(decoder.message[kind](first))
-            expected = x[r] + decoder.change(torch.cat([x[r], total]))
+            expected = x[r] + decoder.change(torch.cat([x[r], total])) + (pull or 0) * pulled
             torch.testing.assert_close(decoder(positions, edges)[0, frame, r], expected)
 
 
