@@ -88,7 +88,7 @@ def hard_thresholding_pursuit(problem: Problem, k: int) -> list[int]:
     """
     columns, target = problem.columns, problem.target
     x, support, residual = torch.zeros(len(columns)), _largest(columns @ target, k), target
-    for _ in range(_MOST_STEPS):
+    for i in range(_MOST_STEPS):
         g = columns @ residual
         step = g[support].square().sum() / (g[support] @ columns[support]).square().sum()
         new = _largest(x + step * g, k)
@@ -96,7 +96,8 @@ def hard_thresholding_pursuit(problem: Problem, k: int) -> list[int]:
         x = torch.zeros_like(x)
         x[new] = torch.linalg.solve(chosen @ chosen.T, chosen @ target)
         residual = target - x[new] @ chosen
-        if new.equal(support):
+        # The first step, from 0, leads to the support that it starts with.
+        if i > 0 and new.equal(support):
             break
         support = new
     found: list[int] = support.tolist()

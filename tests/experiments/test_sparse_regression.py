@@ -346,10 +346,14 @@ def test_a_wide_problem_is_what_it_says(problem: wide_problem.Problem) -> None:
         lambda problem, k: wide_baselines.lasso(problem, k, 0.2),
     ],
 )
-def test_the_baselines_solve_an_easy_problem(
-    problem: wide_problem.Problem, method: Callable[[wide_problem.Problem, int], list[int]]
+def test_the_baselines_solve_what_a_look_at_each_column_does_not(
+    method: Callable[[wide_problem.Problem, int], list[int]],
 ) -> None:
-    assert sorted(method(problem, 4)) == problem.support.tolist()
+    problem = wide_problem.make(400, 120, 10, 20.0, 1)
+    true = problem.support.tolist()
+    alone = (problem.columns @ problem.target).abs().topk(10).indices.tolist()
+    assert len(set(alone) & set(true)) == 7
+    assert sorted(method(problem, 10)) == true
 
 
 # Training that is interrupted
