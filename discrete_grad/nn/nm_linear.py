@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from discrete_grad import checks, subset
-from discrete_grad.estimators import surrogate
+from discrete_grad.estimators.simple import simple
 
 
 class NMSparseLinear(nn.Module):
@@ -140,18 +140,10 @@ class NMSparseLinear(nn.Module):
         if self.hardened:
             groups = self.mask.to(self.weight.dtype)
         elif self.training:
-            groups = self._draw()
+            groups = simple(self.mask_logits / self.temperature, self.n)
         else:
             groups = subset.mode(self.mask_logits, self.n)
         return self.weight * groups.reshape(self.weight.shape)
-
-    def _draw(self) -> Tensor:
-        # Not dg.simple: its backward pass takes the contour whatever the shape; for groups of four
-        # the marginals' linear recursion is several times as fast.
-        logits = self.mask_logits / self.temperature
-        return surrogate.straight_through(
-            subset.sample(logits, self.n), subset.marginals(logits, self.n)
-        )
 
     @torch.no_grad()
     def current_mask(self) -> Tensor:

@@ -8,6 +8,7 @@ Models", AAAI 2023, section 4.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple, NoReturn, TypeAlias
 
@@ -80,7 +81,8 @@ def _adaptive_gradient(
     moved = (settings.alpha, settings.target_temperature)
     mean, nonzeros = difference(grad, step, *moved, *moved, settings.symmetric)
     if settings.adapt:
-        gradients = grad.shape[0] * logits.shape[:-1].numel()
+        # Not .numel(): of symbolic sizes it makes a number, and every batch compiles again.
+        gradients = grad.shape[0] * math.prod(logits.shape[:-1])
         step_size.adapt_(
             settings.state,
             settings.rule,

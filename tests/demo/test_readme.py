@@ -23,7 +23,7 @@ FIGURES = ROOT / "docs" / "figures"
 
 def test_examples_print_what_they_say():
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     names: dict[str, object] = {}  # one session: the later examples build on the imports
     for block in blocks:
         said = re.findall(r"^print\(.*\)  # (.+)$", block, re.MULTILINE)

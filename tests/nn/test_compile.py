@@ -128,8 +128,7 @@ def test_the_compiled_step_is_the_eager_one(name):
     assert results[0][1][0].abs().sum() > 0
 
 
-# AIMLE's op takes a batch of another size for another graph: its backward pass reads the size.
-@pytest.mark.parametrize("name", [name for name in CASES if name != "SubsetLayer-aimle"])
+@pytest.mark.parametrize("name", CASES)
 def test_batch_and_length_change_without_compiling_each_time(name):
     module, loss = made(name)
     step = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
@@ -137,7 +136,8 @@ def test_batch_and_length_change_without_compiling_each_time(name):
     for rows, length in ((20, 32), (33, 32), (24, 48), (64, 90), (50, 17)):
         x = torch.randn(rows, 3, length) if items_last else torch.randn(rows, length, 16)
         assert gradients(module, step, x, 0)[0].isfinite()
-    assert counters["stats"]["unique_graphs"] <= 2
+    # AIMLE's backward pass has one more, where the length changes for the first time.
+    assert counters["stats"]["unique_graphs"] <= (3 if name == "SubsetLayer-aimle" else 2)
 
 
 @pytest.mark.parametrize("name", ["SubsetRouter", "NMSparseLinear"])
