@@ -79,8 +79,7 @@ def run(session: Session, names: list[str]) -> JSON:
                 supports[f"{name}/{draws}"] = result["supports"][0]
             statistics = [_statistics(one) for one in problems]
             found[f"{columns}/{noise}"] = {
-                method: [_outcome(*pair) for pair in zip(statistics, one, strict=True)]
-                for method, one in supports.items()
+                method: _outcomes(statistics, one) for method, one in supports.items()
             }
     columns, noise = SHOWN
     curves = {
@@ -189,19 +188,21 @@ def _statistics(prepared: JSON) -> Statistics:
     return Statistics(**parts)
 
 
-def _outcome(statistics: Statistics, support: list[int]) -> JSON:
-    """A support, what it leaves of u_t, and the three coefficients (0 of a term not chosen)."""
-    coefficients = statistics.coefficients(support)[list(SUPPORT)]
+def _outcomes(statistics: list[Statistics], supports: list[list[int]]) -> JSON:
+    """Per seed the support, what it leaves of u_t, and the three coefficients (0 if not chosen)."""
+    pairs = list(zip(statistics, supports, strict=True))
     return {
-        "support": support,
-        "residual": round(statistics.residual(support), 6),
-        "coefficients": coefficients.round(5).tolist(),
+        "supports": supports,
+        "residuals": [round(one.residual(support), 6) for one, support in pairs],
+        "coefficients": [
+            one.coefficients(support)[list(SUPPORT)].round(5).tolist() for one, support in pairs
+        ],
     }
 
 
 def _picture(whole: Field) -> JSON:
     """u on a coarser grid, in tenths: enough to look at."""
-    x, t = max(1, len(whole.x) // 128), max(1, len(whole.t) // 125)
+    x, t = max(1, len(whole.x) // 128), max(1, len(whole.t) // 60)
     return {
         "length": round(float(whole.x[-1] - whole.x[0]), 3),
         "duration": round(float(whole.t[-1] - whole.t[0]), 3),

@@ -83,15 +83,15 @@ def _supports(found: JSON) -> Table:
 
 
 def _hits(outcomes: JSON) -> str:
-    hits = sum(sorted(one["support"]) == sorted(SUPPORT) for one in outcomes)
-    return f"{hits}/{len(outcomes)}"
+    hits = sum(sorted(support) == sorted(SUPPORT) for support in outcomes["supports"])
+    return f"{hits}/{len(outcomes['supports'])}"
 
 
 def _coefficients(columns: str, levels: JSON) -> Table:
     rows = []
     for key, one in levels.items():
         for method in _shown(list(one)):
-            values = zip(*(outcome["coefficients"] for outcome in one[method]), strict=True)
+            values = zip(*one[method]["coefficients"], strict=True)
             cells = [mean_std(list(value), 4) for value in values]
             rows.append([f"{_noise(key.split('/')[1])}, {_label(method)}", *cells])
     caption = (
@@ -181,7 +181,7 @@ def _coefficient_figure(found: JSON) -> Figure:
             axis = axes[row, column]
             axis.axhline(TRUTH[term], color="black", linewidth=0.8, linestyle=":")
             for i, method in enumerate(methods):
-                values = [[o["coefficients"][column] for o in found[key][method]] for key in levels]
+                values = [[c[column] for c in found[key][method]["coefficients"]] for key in levels]
                 place = [j + 0.13 * (i - (len(methods) - 1) / 2) for j in range(len(levels))]
                 _points(axis, place, values, method, _label(method))
             axis.set_xticks(range(len(levels)), [_noise(key.split("/")[1]) for key in levels])
@@ -206,7 +206,7 @@ def _points(
 
 
 def _training(curves: JSON) -> Figure:
-    figure, axes = plots.figure(1, 2, width=5.6, height=3.8)
+    figure, axes = plots.figure(1, 2, width=5.6, height=4.2)
     columns, noise = curves["example"]
     where = f"{_COLUMNS[columns]}, {_noise(str(noise))} noise"
     for method, values in curves["probability"].items():
@@ -218,7 +218,8 @@ def _training(curves: JSON) -> Figure:
             linestyle=":" if draws == "1" else "-",
             label=_label(method),
         )
-    plots.style(axes[0, 0], "step", "probability of the true terms", title=where, legend=True)
+    plots.style(axes[0, 0], "step", "probability of the true terms", title=where)
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize="small")
     for shown, marginals in curves["marginals"].items():
         for j, values in enumerate(zip(*marginals, strict=True)):
             true = j in SUPPORT
@@ -253,7 +254,8 @@ def _wide(wide: JSON) -> Figure:
             place = [float(rows) for rows in found]
             _points(axis, place, values, method, _WIDE_LABELS[method])
             axis.plot(place, [fmean(one) for one in values], color=_COLOURS[method])
-        plots.style(axis, "rows", title, legend=key == "recall")
+        axis.set_xticks([float(rows) for rows in found], list(found))
+        plots.style(axis, "rows", title, legend=key == "error")
     for method, runs in found[str(size["compared"])].items():
         if "steps" in runs[0]:
             mean = [
@@ -263,5 +265,6 @@ def _wide(wide: JSON) -> Figure:
                 runs[0]["steps"], mean, color=_COLOURS[method], label=_WIDE_LABELS[method]
             )
     title = f"{size['compared']} rows, mean over seeds"
-    plots.style(axes[0, 2], "step", "part of the true columns found", title=title, legend=True)
+    plots.style(axes[0, 2], "step", "part of the true columns found", title=title)
+    axes[0, 2].legend(frameon=False, fontsize="small", loc=(0.4, 0.09))
     return figure
