@@ -92,8 +92,8 @@ REDUCED = Setting(
     decoder_width=32,
     pull=0.05,
     batch=32,
-    steps=1000,
-    evaluate_every=100,
+    steps=1500,
+    evaluate_every=150,
     prediction={10: 1, 20: 1},
     starts=2,
     noise="gumbel",
@@ -103,7 +103,7 @@ REDUCED = Setting(
     seeds={10: 10, 20: 5},
 )
 WHY_REDUCED = (
-    "for two CPU cores: 32 hidden units in place of 256, 1,000 steps of 32 graphs in place of "
+    "for two CPU cores: 32 hidden units in place of 256, 1,500 steps of 32 graphs in place of "
     "50,000 of 128, one-step predictions from 2 random frames in place of predictions over 9 or 10 "
     "frames, 20,000 training graphs in place of 50,000. Gumbel noise at temperature 1, whose KL "
     "the loss has, in place of Sum-of-Gamma noise. A term of the decoder by which edges pull at "
