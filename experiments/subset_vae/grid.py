@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The settings that each estimator is tried with: as many for one as for another.
 
-Two learning rates by three values of the one setting that an estimator has of its own; SIMPLE of
-either order has none and is given six learning rates over the same range. The best by the ELBO on
+Three learning rates by three values of the one setting that an estimator has of its own; SIMPLE of
+either order has none and is given nine learning rates over the same range. The best by the ELBO on
 images held out from training, on tuning seeds, is the one that is reported, on other seeds.
 """
 
@@ -17,8 +17,8 @@ from discrete_grad.estimators import Estimator
 from experiments.session import JSON
 
 TUNING_SEEDS = (1000,)
-LEARNING_RATES = (1e-3, 2.5e-3)
-FINE_LEARNING_RATES = (1e-3, 1.2e-3, 1.45e-3, 1.75e-3, 2.1e-3, 2.5e-3)
+LEARNING_RATES = (5e-4, 1e-3, 2.5e-3)
+FINE_LEARNING_RATES = (5e-4, 6.5e-4, 8e-4, 1e-3, 1.2e-3, 1.45e-3, 1.75e-3, 2.1e-3, 2.5e-3)
 
 # The perturb-and-MAP estimators draw the code with Gumbel noise times this. For 10 items out of 20
 # the marginals of that law are within a few percent of those of the k-subset law with the same
@@ -89,7 +89,7 @@ ESTIMATORS = COMPARISONS[0].estimators
 
 
 def candidates(comparison: Comparison, estimator: str) -> list[dict[str, JSON]]:
-    """The grid of one estimator, six settings of a training."""
+    """The grid of one estimator, nine settings of a training."""
     base = {"estimator": estimator, "k": comparison.k, "num_samples": 1, "own": {}}
     if estimator in PERTURB_AND_MAP:
         base["noise"] = comparison.noise

@@ -17,7 +17,7 @@ from experiments.subset_vae.grid import COMPARISONS, ESTIMATORS, TUNING_SEEDS, c
 from experiments.subset_vae.training import load, train
 
 _EPOCHS, _BATCH_SIZE, _PICTURES = 40, 100, 12
-_QUICK_EPOCHS, _QUICK_IMAGES, _QUICK_EVERY = 2, 200, 3
+_QUICK_EPOCHS, _QUICK_IMAGES, _QUICK_EVERY = 2, 200, 5
 _SETTING = (
     "The paper trains on MNIST, 60,000 images of 28x28 pixels, for 200 epochs of 600 steps. Here: "
     "{data}, {images} training images of {height}x{width} pixels, {epochs} epochs of {steps} steps."

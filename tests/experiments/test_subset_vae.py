@@ -124,9 +124,9 @@ def test_every_estimator_is_tried_equally_often() -> None:
     for comparison in grid.COMPARISONS:
         for name in comparison.estimators:
             candidates = grid.candidates(comparison, name)
-            assert len({json.dumps(candidate) for candidate in candidates}) == 6
+            assert len({json.dumps(candidate) for candidate in candidates}) == 9
             rates = [candidate["learning_rate"] for candidate in candidates]
-            assert (min(rates), max(rates)) == (1e-3, 2.5e-3)
+            assert (min(rates), max(rates)) == (5e-4, 2.5e-3)
             assert {candidate["k"] for candidate in candidates} == {comparison.k}
     assert min(grid.TUNING_SEEDS) >= 1000
 
