@@ -252,7 +252,6 @@ def _curve(
         "loss": loss,
         "estimator": name,
         "chosen": cell,
-        "at_edge": cell is not None and grid.at_edge(name, cell),
         "adaptation_seconds": adaptation,
         "points": points,
     }

@@ -237,12 +237,19 @@ def _tuning(part: JSON) -> Table:
                 f"{LABELS[entry['estimator']]}, {LOSSES[entry['loss']]}",
                 f"{entry['n']:,}",
                 str(len(entry["cells"])),
-                cell.replace("_", " "),
+                cell.replace("_", " ") + (" (edge)" if _at_edge(entry, best) else ""),
                 f"{entry['errors'][best]:.3f}",
             ]
         )
     return Table(
-        "What tuning chose, on seeds that are not reported.",
+        "What tuning chose, on seeds that are not reported; edge: the smallest or largest of its grid.",
         ["estimator, loss", "n", "cells", "best", "its error"],
         rows,
     )
+
+
+def _at_edge(entry: JSON, best: int) -> bool:
+    """Whether the best number is the smallest or the largest of those tried."""
+    (number,) = (key for key in entry["cells"][best] if key != "noise")
+    values = [cell[number] for cell in entry["cells"]]
+    return values[best] in (min(values), max(values))

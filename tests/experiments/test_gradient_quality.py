@@ -229,8 +229,6 @@ def test_the_typical_step_against_the_steps_taken() -> None:
 def test_tuning_has_the_same_number_of_cells_for_each() -> None:
     assert {len(cells) for cells in grid.CELLS.values()} == {10}
     assert set(grid.CELLS) <= set(scale.NAMES)
-    assert grid.at_edge("imle", {"noise": "gumbel", "lambda": 5})
-    assert not grid.at_edge("gumbel_softmax", {"temperature": 1.0})
     assert not set(grid.SEEDS) & set(range(synthetic.SEEDS))
 
 
