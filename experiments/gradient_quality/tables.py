@@ -242,7 +242,7 @@ def _tuning(part: JSON) -> Table:
             ]
         )
     return Table(
-        "What tuning chose, on seeds that are not reported; edge: the smallest or largest of its grid.",
+        "What tuning chose, on seeds that are not reported; edge: the least or greatest of its grid.",
         ["estimator, loss", "n", "cells", "best", "its error"],
         rows,
     )
