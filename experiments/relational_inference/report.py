@@ -112,12 +112,14 @@ def _cost(results: JSON) -> Table:
         for run in final["runs"]:
             step = fmean(run["seconds_per_step"])
             solver = fmean(run["solver_seconds_per_step"])
+            # None for a training that diverged before its first evaluation.
+            changed = [value for value in run["changed"] if value is not None]
             rows.append(
                 [
                     f"{label(run)}, T = {frames}",
                     f"{1e3 * step:.1f}",
                     f"{100 * solver / step:.0f}%",
-                    f"{fmean(run['changed']):.2f}",
+                    f"{fmean(changed):.2f}" if changed else "–",
                 ]
             )
     calls = "; ".join(

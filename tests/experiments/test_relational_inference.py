@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from experiments import __main__ as cli
 from experiments import session
 from experiments.errors import DataError
 from experiments.relational_inference import data, grid, objective, scale
+from experiments.relational_inference.figures import figures
 from experiments.relational_inference.latent import ESTIMATORS, TreeSampler
 from experiments.relational_inference.layout import (
     edge_list,
@@ -26,7 +28,7 @@ from experiments.relational_inference.layout import (
     spring_step,
 )
 from experiments.relational_inference.model import Decoder, Encoder
-from experiments.relational_inference.report import best_imle
+from experiments.relational_inference.report import best_imle, tables
 from experiments.relational_inference.train import train
 
 EDGES = 45
@@ -479,6 +481,14 @@ def test_quick_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len({value for seed in curve for value in seed}) == 4
     for key in ("lambda", "curves-t10", "curves-t20", "layout-t10", "layout-t20"):
         assert (tmp_path / f"relational-inference-{key}.png").stat().st_size > 5_000
+    # A training may have diverged before its first evaluation.
+    broken = copy.deepcopy(results)
+    run = broken["frames"]["10"]["runs"][-1]
+    run["changed"][0], run["diverged"][0] = None, 1
+    for curves in run["curve"].values():
+        curves[0] = []
+    assert {row[3] for row in tables(broken)["cost"].rows} > {f"{run['changed'][1]:.2f}"}
+    assert len(figures(broken)) == 5
     # What is finished is taken, and gives the same results.
     capsys.readouterr()
     cli.main(arguments)
