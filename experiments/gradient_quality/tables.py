@@ -42,7 +42,7 @@ def _toy(part: JSON) -> Table:
                 row_label(row["estimator"], row["samples"]),
                 "–" if enumerated is None else mean_std(enumerated, 4),
                 mean_std(row["bias"], 4),
-                f"{fmean(row['bias_noise']):.4f}",
+                f"{max(fmean(row['bias_noise']), 0.0):.4f}",
                 mean_std(row["variance"], 4),
                 mean_std(row["error"], 4),
                 " / ".join(f"{published[name]:.4f}" for name in ("bias", "variance", "error"))
@@ -83,7 +83,7 @@ def _toy_draws(part: JSON) -> Table:
     ]
     return Table(
         "Error by the number of draws S of an estimate. χ² / freedom: Hotelling's test, over all "
-        "seeds and S, that the mean of the estimates is the exact gradient (about 1 if it is).",
+        "seeds and S, that the mean of the estimates is the exact gradient (χ² is about the freedom if it is).",
         ["estimator", *(f"S = {count}" for count in draws), "χ² / freedom"],
         rows,
     )
@@ -242,7 +242,7 @@ def _tuning(part: JSON) -> Table:
             ]
         )
     return Table(
-        "What tuning chose, on seeds that are not reported; edge: the least or greatest of its grid.",
+        "What tuning chose, on seeds that are not reported; edge: the least or most of its grid.",
         ["estimator, loss", "n", "cells", "best", "its error"],
         rows,
     )
