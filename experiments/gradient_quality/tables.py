@@ -83,7 +83,8 @@ def _toy_draws(part: JSON) -> Table:
     ]
     return Table(
         "Error by the number of draws S of an estimate. χ² / freedom: Hotelling's test, over all "
-        "seeds and S, that the mean of the estimates is the exact gradient (χ² is about the freedom if it is).",
+        "seeds and S, that the mean of the estimates is the exact gradient: then χ² is about the "
+        "freedom.",
         ["estimator", *(f"S = {count}" for count in draws), "χ² / freedom"],
         rows,
     )
