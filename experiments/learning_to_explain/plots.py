@@ -58,7 +58,7 @@ def _final(results: JSON) -> Figure:
                 **_look(key),
             )
         axes.set_xticks(range(len(sizes)), [f"k = {k}" for k in sizes])
-        plots.style(axes, "", f"{name}, mean ± std over seeds")
+        plots.style(axes, "", name)
     chance = results["chance"]["precision"]
     for place, k in enumerate(sizes):
         grid[0, 1].hlines(
@@ -97,7 +97,9 @@ def _lambda(results: JSON) -> Figure:
                 if key in final:
                     _band(axes, key, final[key][metric], final[key]["lambda"])
             bottom = metric == "precision"
-            plots.style(axes, "λ" if bottom else "", name, log="x", legend=not bottom)
+            plots.style(axes, "λ" if bottom else "", name, log="x")
+            if bottom:  # where there is room
+                axes.legend(frameon=False, fontsize="small", loc="lower left")
             axes.label_outer()
     return result
 
