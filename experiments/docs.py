@@ -31,6 +31,9 @@ def write() -> None:
     PAGE.write_text(render(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"wrote {PAGE}")
     for name in registry.NAMES:
+        if not record.published(name).exists():
+            print(f"{name}: nothing is published")
+            continue
         results = record.read(record.published(name))["results"]
         for path in record.write_figures(registry.load(name), results, record.FIGURES):
             print(f"wrote {path}")
@@ -53,9 +56,10 @@ def _record(name: str) -> str:
     found = record.read(record.published(_known(name)))
     where = found["environment"]
     minutes = found["task_seconds"] / 60
+    changed = " with uncommitted changes" if where["uncommitted_changes"] else ""
     return (
         f"`{found['command']}`: {found['setting']}; {minutes:.0f} minutes of work; "
-        f"{where['date'][:10]}, commit {where['commit'][:10]}, PyTorch {where['torch']}, "
+        f"{where['date'][:10]}, commit {where['commit'][:10]}{changed}, PyTorch {where['torch']}, "
         f"{where['cores']} cores of {where['processor']}; "
         f"[all numbers](../experiments/results/{name}.json)"
     )

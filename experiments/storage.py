@@ -26,7 +26,8 @@ def replace(path: Path, write: Callable[[Path], object]) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, atomically; NaN and infinities raise ValueError."""
-    text = _format(content, "") + "\n"
+    # Through json first, which turns keys and tuples into what is read back.
+    text = _format(json.loads(json.dumps(content, allow_nan=False)), "") + "\n"
     replace(path, lambda part: part.write_text(text, encoding="utf-8"))
 
 
@@ -48,7 +49,7 @@ def _format(value: Any, indent: str) -> str:
     if isinstance(value, dict) and value:
         lines = [f"{deeper}{json.dumps(k)}: {_format(v, deeper)}" for k, v in value.items()]
         return "{\n" + ",\n".join(lines) + f"\n{indent}}}"
-    if isinstance(value, (list, tuple)) and any(isinstance(v, (dict, list, tuple)) for v in value):
+    if isinstance(value, list) and any(isinstance(v, (dict, list)) for v in value):
         lines = [deeper + _format(v, deeper) for v in value]
         return "[\n" + ",\n".join(lines) + f"\n{indent}]"
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(value)

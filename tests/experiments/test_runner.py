@@ -228,6 +228,9 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path: Path) -> None:
         "c": [[1.5, None], [True, "x"]],
         "d": {},
     }
+    storage.write_json(tmp_path / "keys.json", {10: (1, 2)})
+    assert storage.read_json(tmp_path / "keys.json") == {"10": [1, 2]}
+    (tmp_path / "keys.json").unlink()
     before = path.read_text()
     with pytest.raises(ValueError, match="not JSON compliant"):
         storage.write_json(path, {"a": float("nan")})
