@@ -8,6 +8,7 @@ NAME, everything after ``<!-- record: NAME -->`` says where its results were tak
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 
 from experiments import record, registry
@@ -56,9 +57,11 @@ def _record(name: str) -> str:
     found = record.read(record.published(_known(name)))
     where = found["environment"]
     minutes = found["task_seconds"] / 60
+    # The reason follows as the setting.
+    command = found["command"].replace(shlex.quote(found["arguments"]["reduced"] or ""), "...")
     changed = " with uncommitted changes" if where["uncommitted_changes"] else ""
     return (
-        f"`{found['command']}`: {found['setting']}; {minutes:.0f} minutes of work; "
+        f"`{command}`: {found['setting']}; {minutes:.0f} minutes of work; "
         f"{where['date'][:10]}, commit {where['commit'][:10]}{changed}, PyTorch {where['torch']}, "
         f"{where['cores']} cores of {where['processor']}; "
         f"[all numbers](../experiments/results/{name}.json)"

@@ -17,7 +17,15 @@ from experiments.session import JSON, Session
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "experiments" / "results"
 FIGURES = ROOT / "docs" / "figures"
-_FIELDS = ("experiment", "setting", "command", "environment", "task_seconds", "results")
+_FIELDS = (
+    "experiment",
+    "setting",
+    "command",
+    "arguments",
+    "environment",
+    "task_seconds",
+    "results",
+)
 
 
 def _machine() -> ModuleType:
