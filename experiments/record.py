@@ -72,13 +72,27 @@ def make(
         "experiment": experiment.name,
         "source": experiment.source,
         "setting": setting(session),
-        "command": shlex.join(["python", "-m", "experiments", experiment.name, *arguments]),
+        "command": shlex.join(
+            ["python", "-m", "experiments", experiment.name, *_without_output(arguments)]
+        ),
         "arguments": options,
         "environment": where,
         "commits_of_reused_tasks": session.reused,
         "task_seconds": round(session.task_seconds, 1),
         "results": results,
     }
+
+
+def _without_output(arguments: Sequence[str]) -> list[str]:
+    """The folder of someone's machine says nothing to others."""
+    kept = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == "--output":
+            next(rest)
+        elif not argument.startswith("--output="):
+            kept.append(argument)
+    return kept
 
 
 def published(name: str) -> Path:

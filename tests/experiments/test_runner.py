@@ -70,7 +70,8 @@ def test_a_run_writes_its_record_tables_and_figures(
     losses = written["results"]["losses"]  # type: ignore[index]
     assert list(losses) == ["simple"]
     assert [len(one) for one in losses["simple"]] == [toy.STEPS] * 2
-    assert "--estimator simple" in written["command"]  # type: ignore[operator]
+    reason = "--reduced 'for a test'"
+    assert written["command"] == f"python -m experiments toy --seeds 2 --estimator simple {reason}"
     assert (tmp_path / "toy-curves.png").read_bytes().startswith(b"\x89PNG")
     assert "SIMPLE" in capsys.readouterr().out
 
