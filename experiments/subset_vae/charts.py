@@ -106,7 +106,7 @@ def _reconstructions(results: JSON) -> Figure:
     rows = [("original", results["originals"])]
     for estimator, entry in results["comparisons"]["subsets"]["estimators"].items():
         rows.append((LABELS[estimator], entry["runs"][0]["pictures"]))
-    made, ((axes,),) = figure(width=8.5, height=0.54 * len(rows))
+    made, ((axes,),) = figure(width=8.5, height=0.6 * len(rows))
     # One white row of pixels below each row of pictures.
     strips = [
         np.pad(pictures.from_text(texts, height, width), ((0, 1), (0, 0))) for _, texts in rows
