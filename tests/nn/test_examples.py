@@ -57,7 +57,7 @@ def test_nm_sparsity(tmp_path):
     assert runs["magnitude, weights fine-tuned"]["loss"] < runs["magnitude"]["loss"]
 
 
-@pytest.mark.parametrize("name", ["moe_router"])
+@pytest.mark.parametrize("name", ["moe_router", "nm_sparsity"])
 def test_the_published_results(name):
     """docs/large-models.md has the table that the committed record gives."""
     docs = EXAMPLES.parent / "docs"
