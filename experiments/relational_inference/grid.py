@@ -100,7 +100,7 @@ REDUCED = Setting(
     learning_rates=(3e-3, 1e-2),
     imle_steps=(0.01, 0.03, 0.1, 0.3, 1.0),
     tuning_seeds=(1000, 1001),
-    seeds={10: 10, 20: 5},
+    seeds={10: 10, 20: 10},
 )
 WHY_REDUCED = (
     "for two CPU cores: 32 hidden units in place of 256, 1,500 steps of 32 graphs in place of "
