@@ -71,16 +71,15 @@ def _curves(final: dict[str, JSON], setting: dict[str, JSON]) -> Figure:
     made, axes = figure(1, len(_SCORES))
     for panel, score in zip(axes[0], _SCORES, strict=True):
         for run in _shown(final):
-            # A training that diverged has a shorter curve: only what all have is averaged.
+            # A training that diverged has a shorter curve: only what all have is shown.
             length = min(len(curve) for curve in run["curve"][score])
             curves = np.array([curve[:length] for curve in run["curve"][score]])
-            mean, steps = curves.mean(0), run["steps"][:length]
-            spread = curves.std(0, ddof=1) if len(curves) > 1 else np.zeros(length)
+            # A training that diverges would hide all others from a mean.
+            low, middle, high = np.quantile(curves, [0.25, 0.5, 0.75], axis=0)
+            steps = run["steps"][:length]
             colour = COLOURS[run["estimator"]]
-            panel.plot(steps, mean, color=colour, label=label(run))
-            panel.fill_between(
-                steps, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0
-            )
+            panel.plot(steps, middle, color=colour, label=label(run))
+            panel.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
         name = _SCORES[score].replace("test", "validation")
         style(panel, f"steps of {setting['batch']} graphs", name, legend=panel is axes[0, 0])
     return made
