@@ -44,7 +44,81 @@ class Routing(NamedTuple):
     aux: RouterStatistics
 
 
-class SubsetRouter(nn.Module):
+class Decision(NamedTuple):
+    """What the law says of every row of logits, in its dtype."""
+
+    weights: Tensor  # [..., k]
+    indices: Tensor  # int64 [..., k], ascending
+    marginals: Tensor  # [..., E]
+    logits: Tensor  # [..., E], over the temperature
+
+
+class RoutingLaw(nn.Module):
+    """The k-subset law as a router of given logits: ``SubsetRouter`` without its linear map.
+
+    For modules that have a linear map of their own. The temperature is its one entry in
+    ``state_dict``.
+
+    Args:
+        num_experts, k, gates, temperature, selection, evaluation: as in ``SubsetRouter``.
+
+    Raises:
+        ValueError, TypeError: a bad argument, named in the message.
+    """
+
+    temperature: Tensor
+
+    def __init__(
+        self,
+        num_experts: int,
+        k: int,
+        *,
+        gates: str = "inclusion",
+        temperature: float = 1.0,
+        selection: str = "mode",
+        evaluation: str = "mode",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        checks.one_of("gates", gates, _GATES)
+        checks.one_of("selection", selection, choice.SELECTIONS)
+        checks.one_of("evaluation", evaluation, choice.SELECTIONS)
+        self.num_experts = checks.at_least_one("num_experts", num_experts)
+        self.k = checks.at_least_one("k", k)
+        if self.k > self.num_experts:
+            raise ValueError(f"k must be at most num_experts = {self.num_experts}, got {self.k}")
+        if gates == "uniform" and selection == "mode":
+            raise ValueError(
+                "gates must not be 'uniform' with selection='mode': no gradient would be left"
+            )
+        self.gates, self.selection, self.evaluation = gates, selection, evaluation
+        start = torch.tensor(checks.positive("temperature", temperature), device=device)
+        self.register_buffer("temperature", start)
+
+    def decide(self, scores: Tensor, generator: torch.Generator | None = None) -> Decision:
+        """The experts of every row of ``scores`` [..., E], which the temperature divides."""
+        logits = working(scores) / self.temperature
+        marginals = subset.marginals(logits, self.k)
+        if (self.selection if self.training else self.evaluation) == "sample":
+            chosen = choice.draw(logits, marginals, self.k, None, generator)
+        else:
+            chosen = choice.most_probable(logits, self.k)
+        weights = self._weights(choice.at(marginals, chosen.indices)) * chosen.gates
+        return Decision(weights, chosen.indices, marginals, logits)
+
+    def _weights(self, inclusion: Tensor) -> Tensor:
+        if self.gates == "inclusion":
+            return inclusion
+        if self.gates == "normalized":
+            return inclusion / inclusion.sum(-1, keepdim=True)
+        return torch.full_like(inclusion, 1 / self.k)
+
+    def extra_repr(self) -> str:
+        names: tuple[str, ...] = ("num_experts", "k", "gates", "selection", "evaluation")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+class SubsetRouter(RoutingLaw):
     """Sends each token to k of E experts: the mode S of the k-subset law of its logits, or a draw.
 
     In place of softmax and top-k: hidden states [..., d_model] in; weights and indices of the
@@ -85,8 +159,6 @@ class SubsetRouter(nn.Module):
         Niepert, Van den Broeck, "SIMPLE", ICLR 2023, arXiv:2210.01941.
     """
 
-    temperature: Tensor
-
     def __init__(
         self,
         d_model: int,
@@ -101,22 +173,16 @@ class SubsetRouter(nn.Module):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super().__init__()
-        checks.one_of("gates", gates, _GATES)
-        checks.one_of("selection", selection, choice.SELECTIONS)
-        checks.one_of("evaluation", evaluation, choice.SELECTIONS)
+        super().__init__(
+            num_experts,
+            k,
+            gates=gates,
+            temperature=temperature,
+            selection=selection,
+            evaluation=evaluation,
+            device=device,
+        )
         self.d_model = checks.at_least_one("d_model", d_model)
-        self.num_experts = checks.at_least_one("num_experts", num_experts)
-        self.k = checks.at_least_one("k", k)
-        if self.k > self.num_experts:
-            raise ValueError(f"k must be at most num_experts = {self.num_experts}, got {self.k}")
-        if gates == "uniform" and selection == "mode":
-            raise ValueError(
-                "gates must not be 'uniform' with selection='mode': no gradient would be left"
-            )
-        self.gates, self.selection, self.evaluation = gates, selection, evaluation
-        start = torch.tensor(checks.positive("temperature", temperature), device=device)
-        self.register_buffer("temperature", start)
         self.linear = nn.Linear(d_model, num_experts, bias=bias, device=device, dtype=dtype)
 
     def forward(
@@ -136,23 +202,10 @@ class SubsetRouter(nn.Module):
         Raises:
             ValueError, TypeError: ``mask`` is no bool tensor that broadcasts to [...].
         """
-        logits = working(functional.linear(hidden, self.linear.weight, self.linear.bias))
-        logits = logits / self.temperature
-        marginals = subset.marginals(logits, self.k)
-        if (self.selection if self.training else self.evaluation) == "sample":
-            chosen = choice.draw(logits, marginals, self.k, None, generator)
-        else:
-            chosen = choice.most_probable(logits, self.k)
-        weights = self._weights(choice.at(marginals, chosen.indices)) * chosen.gates
-        aux = self._statistics(logits, marginals, chosen.indices, mask)
-        return Routing(weights.to(hidden.dtype), chosen.indices, aux)
-
-    def _weights(self, inclusion: Tensor) -> Tensor:
-        if self.gates == "inclusion":
-            return inclusion
-        if self.gates == "normalized":
-            return inclusion / inclusion.sum(-1, keepdim=True)
-        return torch.full_like(inclusion, 1 / self.k)
+        scores = functional.linear(hidden, self.linear.weight, self.linear.bias)
+        weights, indices, marginals, logits = self.decide(scores, generator)
+        aux = self._statistics(logits, marginals, indices, mask)
+        return Routing(weights.to(hidden.dtype), indices, aux)
 
     def _statistics(
         self, logits: Tensor, marginals: Tensor, indices: Tensor, mask: Tensor | None
@@ -170,5 +223,4 @@ class SubsetRouter(nn.Module):
         return RouterStatistics(experts * share.square().sum(), counts, expected, marginals, logits)
 
     def extra_repr(self) -> str:
-        names: tuple[str, ...] = ("d_model", "num_experts", "k", "gates", "selection", "evaluation")
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"d_model={self.d_model}, {super().extra_repr()}"

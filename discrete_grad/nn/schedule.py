@@ -9,7 +9,7 @@ from torch import nn
 
 from discrete_grad import checks
 from discrete_grad.nn.nm_linear import NMSparseLinear
-from discrete_grad.nn.router import SubsetRouter
+from discrete_grad.nn.router import RoutingLaw
 from discrete_grad.nn.sparse_autoencoder import SubsetSAE
 
 
@@ -37,7 +37,7 @@ class TemperatureSchedule:
         self.modules = [
             module
             for module in model.modules()
-            if isinstance(module, (NMSparseLinear, SubsetRouter, SubsetSAE))
+            if isinstance(module, (NMSparseLinear, RoutingLaw, SubsetSAE))
         ]
         if not self.modules:
             raise ValueError(

@@ -86,11 +86,14 @@ def test_signatures():
 
 
 def test_the_import_is_light():
-    """It brings neither SciPy nor PyTorch's compiler, which take longer than all the rest."""
+    """It brings no SciPy, no transformers and not PyTorch's compiler, which take longer than all
+    the rest.
+    """
     code = (
         "import sys, torch; before = set(sys.modules); import discrete_grad;"
         "print(sorted({m.split('.')[0] + '.' + m.split('.')[1] if '.' in m else m"
-        " for m in set(sys.modules) - before} & {'scipy', 'sympy', 'torch._dynamo', 'triton'}))"
+        " for m in set(sys.modules) - before}"
+        " & {'scipy', 'sympy', 'torch._dynamo', 'transformers', 'triton'}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
@@ -127,6 +130,7 @@ LAYERS: dict[str, set[str]] = {
     "__init__": {"backends", "distributions", "estimators", "nn", "noise", "solvers", "subset"},
     "distributed": {"checks", "ops", "reference", "rng"},
     "compat": {""},
+    "integrations": {"checks", "likelihood", "nn", "subset"},
     "demo": {""},
 }
 
