@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moe_router.py and nm_sparsity.py share: a small language model, its text, their records.
+"""What the language models' examples share: a small language model, its text, their records.
 
 The text is Python's own reference manual, shipped with Python as pydoc_data: half a megabyte of
 English, as bytes. The last tenth is held out.
@@ -144,19 +144,20 @@ def save(
     name: str,
     where: dict[str, Any],
     runs: dict[str, list[Run]],
-    figure: Figure,
+    figure: Figure | None,
     options: argparse.Namespace,
 ) -> None:
-    """Writes the picture, and everything needed to repeat the run and to judge it."""
+    """Writes the picture, if any, and everything needed to repeat the run and to judge it."""
     record = where | {
         "settings": {key: value for key, value in vars(options).items() if key != "out"},
         "units": "losses in nats per byte of held-out text",
         "runs": runs,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out / f"{name}.png", dpi=110)
+    if figure is not None:
+        figure.savefig(options.out / f"{name}.png", dpi=110)
     (options.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"wrote {name}.png and .json in {options.out}")
+    print(f"wrote {name}{'' if figure is None else '.png and '}.json in {options.out}")
 
 
 def processor() -> str:
