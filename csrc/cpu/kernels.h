@@ -26,13 +26,6 @@ struct Executor {
   void (*run)(int64_t count, void (*task)(void* context, int64_t index), void* context);
 };
 
-// Receives each drawn row: `chosen` holds n bytes, 1 for an item of the subset; null for an invalid
-// row.
-struct SampleSink {
-  void (*accept)(void* context, int64_t row, int64_t sample, const uint8_t* chosen);
-  void* context;
-};
-
 // What perturbation noise is drawn from.
 template <class T>
 struct NoiseLaw {
@@ -40,7 +33,7 @@ struct NoiseLaw {
   uint64_t seed;
 };
 
-// Where the subsets of perturbed rows go: row p = sample * rows + row holds n numbers of `width`
+// Where drawn subsets go: row p = sample * rows + row holds n numbers of `width`
 // bytes, each `one` or 0 (`invalid` throughout an invalid row), or k indices, -1 in an invalid row.
 struct SubsetOutput {
   enum class Form { kHot, kIndices };
@@ -95,7 +88,7 @@ struct Kernels {
   void (*linear_vjp)(const Rows<T>&, int64_t begin, int64_t end, const T* grad_marginals,
                      const T* grad_log_partition, T* grad_logits);
   void (*sample)(const Rows<T>&, int64_t begin, int64_t end, int64_t num_samples, uint64_t seed,
-                 const SampleSink&, const Executor&);
+                 const SubsetOutput&, const Executor&);
   void (*count_log_prob)(const Rows<T>&, int64_t begin, int64_t end, T* log_prob);
   void (*count_log_prob_vjp)(const Rows<T>&, int64_t begin, int64_t end, const T* grad,
                              T* grad_logits);

@@ -3,11 +3,8 @@
 // The CPU kernels of perturb-and-MAP for the k largest. The noise is a function of (seed, sample,
 // row, item) alone, so the difference makes that of the forward pass again.
 #include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <limits>
 
-#include "cpu/rows.h"
+#include "cpu/outputs.h"
 
 namespace dg {
 namespace {
@@ -58,14 +55,6 @@ void select_rows(const at::Tensor& logits, int64_t k, const std::optional<at::Te
   });
 }
 
-// The number as it stands in memory.
-template <class T>
-uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(value));
-  return bits;
-}
-
 at::Tensor perturbed_topk(const at::Tensor& logits, int64_t k,
                           const std::optional<at::Tensor>& row_k, int64_t num_samples,
                           const std::optional<at::Tensor>& quantiles, double temperature,
@@ -75,13 +64,11 @@ at::Tensor perturbed_topk(const at::Tensor& logits, int64_t k,
   at::Tensor result =
       at::empty(sample_shape(logits, num_samples, logits.size(-1)), logits.options());
   if (result.numel() == 0) return result;
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, logits.scalar_type(), "perturbed_topk", [&] {
-        const SubsetOutput out{SubsetOutput::Form::kHot, result.mutable_data_ptr(),
-                               static_cast<int>(sizeof(scalar_t)), bits_of(scalar_t(1)),
-                               bits_of(std::numeric_limits<scalar_t>::quiet_NaN())};
-        select_rows(logits, k, row_k, num_samples, quantiles, temperature, seed, out);
-      });
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, logits.scalar_type(), "perturbed_topk",
+                                  [&] {
+                                    select_rows(logits, k, row_k, num_samples, quantiles,
+                                                temperature, seed, hot_output<scalar_t>(result));
+                                  });
   return result;
 }
 
@@ -94,8 +81,8 @@ at::Tensor perturbed_topk_indices(const at::Tensor& logits, int64_t k, int64_t n
       at::empty(sample_shape(logits, num_samples, k), logits.options().dtype(at::kLong));
   if (result.numel() == 0) return result;
   check_size(logits, k);
-  const SubsetOutput out{SubsetOutput::Form::kIndices, result.mutable_data_ptr(), 8, 0, 0};
-  select_rows(logits, k, std::nullopt, num_samples, quantiles, temperature, seed, out);
+  select_rows(logits, k, std::nullopt, num_samples, quantiles, temperature, seed,
+              index_output(result));
   return result;
 }
 

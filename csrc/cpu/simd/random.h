@@ -100,31 +100,44 @@ DG_INLINE void rows_words(const PhiloxStream& stream, uint64_t step, int64_t blo
   }
 }
 
-// The words of positions 4 block .. 4 block + 3 for `count` rows: words[w * count + l].
-template <int count>
-DG_INLINE void row_words(uint64_t seed, const uint64_t* rows, uint32_t tag, uint32_t block,
-                         uint32_t* words) {
-  if constexpr (count < kBlocksTogether) {
-    for (int l = 0; l < count; ++l) {
+// uniform_from_bits of the word in each 64-bit lane.
+DG_INLINE DoubleVec uniform_lanes(UInt64Vec word) {
+  // Behind the leading bits of 2^52 the word is an integer number of units of the last place.
+  const UInt64Vec zero{};
+  const DoubleVec number = bit_cast<DoubleVec>(word | (zero + 0x4330000000000000ull)) - 0x1p52;
+  const DoubleVec v = (number + 0.5) * 0x1p-32;
+  const DoubleVec largest = splat<Wide<double>>(1.0 - 0x1p-24);
+  return select(v < largest, v, largest);
+}
+
+// The uniforms of positions 4 block .. 4 block + 3, each for one row per lane.
+template <class Lanes>
+DG_INLINE void row_uniforms(uint64_t seed, const uint64_t* rows, uint32_t tag, uint32_t block,
+                            typename Lanes::Real* uniforms) {
+  using Scalar = typename Lanes::Scalar;
+  constexpr int kLanes = Lanes::kLanes;
+  Scalar value[4][kLanes];
+  if constexpr (kLanes < kBlocksTogether) {
+    for (int l = 0; l < kLanes; ++l) {
       const PhiloxBlock one = philox_block(PhiloxStream{seed, rows[l], tag}, block);
-      for (int w = 0; w < 4; ++w) words[w * count + l] = one.word[w];
+      for (int w = 0; w < 4; ++w) value[w][l] = static_cast<Scalar>(uniform_from_bits(one.word[w]));
     }
   } else {
     const UInt64Vec zero{};
-    for (int first = 0; first < count; first += kBlocksTogether) {
+    for (int first = 0; first < kLanes; first += kBlocksTogether) {
       UInt64Vec row;
       std::memcpy(&row, rows + first, sizeof(row));
       const PhiloxLanes lanes =
           philox_lanes(zero + block, row & 0xFFFFFFFFull, row >> 32, tag, seed);
-      uint64_t word[4][kBlocksTogether];
-      std::memcpy(word, lanes.word, sizeof(word));
       for (int w = 0; w < 4; ++w) {
+        const DoubleVec uniform = uniform_lanes(lanes.word[w]);
         for (int l = 0; l < kBlocksTogether; ++l) {
-          words[w * count + first + l] = static_cast<uint32_t>(word[w][l]);
+          value[w][first + l] = static_cast<Scalar>(uniform[l]);
         }
       }
     }
   }
+  for (int w = 0; w < 4; ++w) uniforms[w] = load<Lanes>(value[w]);
 }
 
 }  // namespace CPU_CAPABILITY

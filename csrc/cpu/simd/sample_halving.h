@@ -195,9 +195,12 @@ void draw_rest(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_
   LaneRows<Single<T>> rows(m);
   rows.load_rows(problem, 0, 1);
   rows.tilt();
-  TreeSampler<Single<T>> sampler(rows);
+  TreeSampler<Single<T>> sampler(m);
+  sampler.prepare(rows);
   sampler.draw(seed, &row, level << 16);
-  for (int64_t p = 0; p < m; ++p) chosen[at.offset + at.step * p] = sampler.chosen(p, 0);
+  for (int64_t p = 0; p < m; ++p) {
+    chosen[at.offset + at.step * p] = static_cast<uint8_t>(sampler.chosen(p));
+  }
 }
 
 // Halves in use, one for each level; a level is allocated when it is first reached.
@@ -256,7 +259,7 @@ bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& st
 
 template <class T>
 void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_t num_samples,
-                      uint64_t seed, const SampleSink& sink, const Executor& executor) {
+                      uint64_t seed, const SubsetOutput& out, const Executor& executor) {
   const int64_t n = problem.n;
   Workspace work(n);
   HalvingStack<T> stack;
@@ -276,18 +279,18 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
       const bool valid = kind == RowKind::kOrdinary
                              ? draw_row<T>(n, seed, stream_row, stack, chosen.get(), executor, work)
                              : kind != RowKind::kInvalid;
-      sink.accept(sink.context, r, sample, valid ? chosen.get() : nullptr);
+      write_subset(out, static_cast<int64_t>(stream_row), n, k, valid ? chosen.get() : nullptr);
     }
   }
 }
 
 template <class T>
 void sample(const Rows<T>& problem, int64_t begin, int64_t end, int64_t num_samples, uint64_t seed,
-            const SampleSink& sink, const Executor& executor) {
+            const SubsetOutput& out, const Executor& executor) {
   if (problem.n <= kTreeItems) {
-    sample_small_rows<T>(problem, begin, end, num_samples, seed, sink);
+    sample_small_rows<T>(problem, begin, end, num_samples, seed, out);
   } else {
-    sample_long_rows<T>(problem, begin, end, num_samples, seed, sink, executor);
+    sample_long_rows<T>(problem, begin, end, num_samples, seed, out, executor);
   }
 }
 

@@ -110,6 +110,15 @@ DG_INLINE typename Lanes::Real load_first(const typename Lanes::Scalar* from, in
 
 template <class Lanes>
 DG_INLINE void store_first(typename Lanes::Scalar* to, typename Lanes::Real value, int count) {
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (std::is_same_v<typename Lanes::Real, FloatVec>) {
+    _mm512_mask_storeu_ps(to, static_cast<__mmask16>((1u << count) - 1), value);
+    return;
+  } else if constexpr (std::is_same_v<typename Lanes::Real, DoubleVec>) {
+    _mm512_mask_storeu_pd(to, static_cast<__mmask8>((1u << count) - 1), value);
+    return;
+  }
+#endif
   typename Lanes::Scalar lane[Lanes::kLanes];
   store<Lanes>(lane, value);
   for (int l = 0; l < count; ++l) to[l] = lane[l];
@@ -193,6 +202,14 @@ DG_INLINE Real smaller(Real a, Real b) {
   return select(a < b, a, b);
 }
 
+// 0, 1, 2, ...
+template <class Int>
+DG_INLINE Int count_up() {
+  Int value;
+  for (size_t l = 0; l < kVectorBytes / sizeof(value[0]); ++l) value[l] = static_cast<int>(l);
+  return value;
+}
+
 template <int distance, class Vector, int... lane>
 DG_INLINE Vector rotate_lanes(Vector value, std::integer_sequence<int, lane...>) {
   return __builtin_shufflevector(value, value, ((lane + distance) % int(sizeof...(lane)))...);
@@ -246,6 +263,45 @@ DG_INLINE To convert(From value) {
   } else {
     return __builtin_convertvector(value, To);
   }
+}
+
+template <class Lanes>
+DG_INLINE typename Lanes::IntScalar lane_of(typename Lanes::Int value, int l) {
+  typename Lanes::IntScalar lane[Lanes::kLanes];
+  std::memcpy(lane, &value, sizeof(value));
+  return lane[l];
+}
+
+// rows[index] of each lane: lane l of the result is rows[index of lane l] lane l.
+template <class Lanes>
+DG_INLINE typename Lanes::Real gather_rows(const typename Lanes::Real* rows,
+                                           typename Lanes::Int index) {
+  using Scalar = typename Lanes::Scalar;
+  using Real = typename Lanes::Real;
+  constexpr int kLanes = Lanes::kLanes;
+  const Scalar* from = reinterpret_cast<const Scalar*>(rows);
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+  if constexpr (std::is_same_v<Real, FloatVec>) {
+    const Int32Vec at = index * kLanes + count_up<Int32Vec>();
+    return _mm512_i32gather_ps(reinterpret_cast<__m512i>(at), from, sizeof(Scalar));
+  } else if constexpr (std::is_same_v<Real, DoubleVec>) {
+    const Int64Vec at = index * kLanes + count_up<Int64Vec>();
+    return _mm512_i64gather_pd(reinterpret_cast<__m512i>(at), from, sizeof(Scalar));
+  }
+#elif defined(__AVX2__)
+  if constexpr (std::is_same_v<Real, FloatVec>) {
+    const Int32Vec at = index * kLanes + count_up<Int32Vec>();
+    return _mm256_i32gather_ps(from, reinterpret_cast<__m256i>(at), sizeof(Scalar));
+  } else if constexpr (std::is_same_v<Real, DoubleVec>) {
+    const Int64Vec at = index * kLanes + count_up<Int64Vec>();
+    return _mm256_i64gather_pd(from, reinterpret_cast<__m256i>(at), sizeof(Scalar));
+  }
+#endif
+  Scalar lane[kLanes];
+  for (int l = 0; l < kLanes; ++l) {
+    lane[l] = from[static_cast<int64_t>(lane_of<Lanes>(index, l)) * kLanes + l];
+  }
+  return load<Lanes>(lane);
 }
 
 // The full 64-bit products of the low 32 bits of each 64-bit lane.
