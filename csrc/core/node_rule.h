@@ -59,20 +59,22 @@ DG_INLINE NodeCount node_count(double variance, double spread, int64_t live) {
   int64_t total = static_cast<int64_t>(wanted) | 1;
   if (total > exact) total = exact;
   const int most = spread > variance ? kMostNodes : Rule::kMaxNodes;
-  NodeCount count{total, 0};
-  for (int64_t m = 1; m <= (total - 1) / 2 && count.kept < most; ++m) {
-    const double sine = std::sin(0.5 * node_angle(m, total));
-    if (2.0 * variance * sine * sine > Rule::kExponent) break;
-    count.kept = static_cast<int>(m);
+  int64_t kept = (total - 1) / 2;
+  const double largest_sine = std::sqrt(Rule::kExponent / (2.0 * variance));
+  if (largest_sine < 1.0) {
+    const auto within =
+        static_cast<int64_t>(static_cast<double>(total) / kPi * std::asin(largest_sine));
+    if (kept > within) kept = within;
   }
-  return count;
+  return {total, static_cast<int>(kept < most ? kept : most)};
 }
 
-// (factor * m) mod total as an angle: exact in integers, whatever the size of the factor.
-DG_INLINE double reduced_angle(int64_t factor, int64_t m, int64_t total) {
+// The angle of `factor` steps of 2 pi / total: reduced in integers, whatever the size of the
+// factor.
+DG_INLINE double reduced_angle(int64_t factor, int64_t total) {
   int64_t remainder = factor % total;
   if (remainder < 0) remainder += total;
-  return node_angle((remainder * m) % total, total);
+  return node_angle(remainder, total);
 }
 
 }  // namespace dg

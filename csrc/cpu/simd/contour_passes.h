@@ -183,8 +183,15 @@ SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64
       [&] {
         T lane[Lanes::kLanes];
         store<Lanes>(lane, product);
-        for (int l = 0; l < Lanes::kLanes; ++l) {
-          sums.log_rest += std::log1p(static_cast<double>(lane[l]));
+        // Each is below 2^kFold: half of all lanes, multiplied, are still a double.
+        constexpr int kTogether = Lanes::kLanes < 8 ? Lanes::kLanes : 8;
+        for (int l = 0; l < Lanes::kLanes; l += kTogether) {
+          double together = 0.0;
+          for (int j = l; j < l + kTogether; ++j) {
+            const double next = static_cast<double>(lane[j]);
+            together += next + next * together;
+          }
+          sums.log_rest += std::log1p(together);
         }
         product = Real{};
       });
@@ -251,12 +258,15 @@ DG_INLINE Nodes<T> make_nodes(NodeCount count) {
   Nodes<T> nodes;
   nodes.total = count.total;
   nodes.kept = count.kept;
+  // Of half the angles; powers of the first, whose errors grow only with their number.
+  const double first = 0.5 * node_angle(1, count.total);
+  const Complex step{std::cos(first), std::sin(first)};
+  Complex half = step;
   for (int m = 0; m < count.kept; ++m) {
-    const double t = node_angle(m + 1, count.total);
-    const double half = std::sin(0.5 * t);
-    nodes.cosine_minus_1[m] = static_cast<T>(-2.0 * half * half);
-    nodes.sine[m] = static_cast<T>(std::sin(t));
-    nodes.cotangent[m] = static_cast<T>(std::cos(0.5 * t) / half);
+    nodes.cosine_minus_1[m] = static_cast<T>(-2.0 * half.im * half.im);
+    nodes.sine[m] = static_cast<T>(2.0 * half.im * half.re);
+    nodes.cotangent[m] = static_cast<T>(half.re / half.im);
+    half = multiply(half, step);
   }
   return nodes;
 }

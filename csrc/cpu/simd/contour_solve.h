@@ -41,12 +41,21 @@ struct TiltedRow {
 };
 
 // Leaves the signed tails at the tilt found. `polish`: one more Newton step after the tolerance is
-// met, which squares what is left of the error.
+// met, which squares what is left of the error. `known`: sums of the row at another tilt, whose
+// Newton step is then the first guess.
 template <class T>
 TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& summary,
                        double tolerance, bool polish, T* tails, const Executor& executor,
-                       Workspace& work) {
+                       Workspace& work, const TiltedRow<T>* known = nullptr) {
   Tilt tilt = tilt_start(summary, k - summary.forced);
+  if (known != nullptr) {
+    const double s = static_cast<double>(known->s);
+    if (s >= tilt.lower && s <= tilt.upper) {
+      tilt.value = s;
+      const double excess = static_cast<double>(known->sums.above - k) + known->sums.excess_tails;
+      tilt_step(tilt, excess, known->sums.variance);
+    }
+  }
   TiltedRow<T> found{};
   for (int step = 0; step < kMaxTiltSteps; ++step) {
     const T s = static_cast<T>(tilt.value);
@@ -82,10 +91,18 @@ void node_products(const T* tails, int64_t n, const Nodes<T>& nodes, Complex* pr
   }
 }
 
-// phi(t_m) e^{-i count t_m} from the product of tail factors and the integer phases.
-DG_INLINE Complex node_term(Complex product, int64_t above, int64_t count, int m, int64_t total) {
-  const double angle = reduced_angle(above - count, m + 1, total);
-  return multiply(product, {std::cos(angle), std::sin(angle)});
+// visit(m, phi(t_m) e^{-i count t_m}) for each node, from the products of tail factors and the
+// integer phases. These are powers of the first, whose errors grow only with their number.
+template <class Visit>
+DG_INLINE void for_node_terms(const Complex* product, int kept, int64_t total, int64_t above,
+                              int64_t count, Visit&& visit) {
+  const double angle = reduced_angle(above - count, total);
+  const Complex step{std::cos(angle), std::sin(angle)};
+  Complex phase = step;
+  for (int m = 0; m < kept; ++m) {
+    visit(m, multiply(product[m], phase));
+    phase = multiply(phase, step);
+  }
 }
 
 // W_m / Re sum W for m = 1 .. kept; the weight of t = 0 is what is left to 1.
@@ -99,12 +116,11 @@ DG_INLINE NodeWeights normalise_nodes(const Complex* product, int kept, int64_t 
                                       int64_t above, int64_t k) {
   NodeWeights weights;
   double sum = 1.0;
-  for (int m = 0; m < kept; ++m) {
-    const Complex term = node_term(product[m], above, k, m, total);
+  for_node_terms(product, kept, total, above, k, [&](int m, Complex term) {
     weights.re[m] = 2.0 * term.re;
     weights.im[m] = 2.0 * term.im;
     sum += weights.re[m];
-  }
+  });
   for (int m = 0; m < kept; ++m) {
     weights.re[m] /= sum;
     weights.im[m] /= sum;

@@ -52,10 +52,11 @@ class LaneRows {
   using Mask = decltype(Real{} > Real{});
   static constexpr int kLanes = Lanes::kLanes;
 
-  explicit LaneRows(int64_t n) : n_(n), theta_(n), tails_(n) {}
+  explicit LaneRows(int64_t most_items) : n_(most_items), theta_(most_items), tails_(most_items) {}
 
   // Rows first .. first + count - 1; unused lanes repeat the last row.
   void load_rows(const Rows<Scalar>& rows, int64_t first, int count) {
+    n_ = rows.n;
     read_columns<Lanes>(rows.logits, n_, first, count, theta_.get());
     IntScalar k[kLanes];
     for (int l = 0; l < kLanes; ++l) {
@@ -236,8 +237,8 @@ class LaneRows {
   }
 
   int64_t n_;
-  Buffer<Real> theta_;  // [n]
-  Buffer<Real> tails_;  // [n]
+  Buffer<Real> theta_;  // [n_]
+  Buffer<Real> tails_;  // [n_]
   Int k_, live_, forced_, nan_, above_;
   Real smallest_, largest_, mean_, variance_, tilt_;
   RowKind kind_[kLanes];

@@ -28,11 +28,12 @@ class Halving {
         logits_b_(most_items / 2 + 1),
         drawn_(most_items / 2 + 1) {}
 
+  // known: sums of the items at another tilt, or null.
   void prepare(const T* items, int64_t m, int64_t target, const RowSummary& summary,
-               const Executor& executor, Workspace& work) {
+               const TiltedRow<T>* known, const Executor& executor, Workspace& work) {
     target_ = target;
-    find_tilt<T>(items, m, target, summary, kSamplingTilt, /*polish=*/true, tails_.get(), executor,
-                 work);
+    const TiltedRow<T> tilted = find_tilt<T>(items, m, target, summary, kSamplingTilt,
+                                             /*polish=*/true, tails_.get(), executor, work, known);
     const ParityVariance variance = sum_variance(m, executor);
     parity_ = variance.even > kVarianceImbalance * variance.odd ? 1 : 0;
     size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
@@ -53,6 +54,7 @@ class Halving {
     }
     summary_b_ = summarize<T>(logits_b_.get(), size_b_, executor, work.summary.get());
     above_b_ = sums.above;
+    tilted_b_ = {tilted.s, sums};
     // Where A leads, B is asked for counts as far out as the whole row varies: an alias of its own
     // peak must not be nearer than that.
     nodes_ = make_nodes<T>(
@@ -81,6 +83,7 @@ class Halving {
   const uint8_t* drawn() const { return drawn_.get(); }
   const T* logits_b() const { return logits_b_.get(); }
   const RowSummary& summary_b() const { return summary_b_; }
+  const TiltedRow<T>& tilted_b() const { return tilted_b_; }  // at the tilt of A and B together
 
  private:
   static void take_every_second(const T* from, int64_t begin, int64_t end, T* to) {
@@ -115,9 +118,8 @@ class Halving {
   double probability_b(int64_t count) const {
     if (count < summary_b_.forced || count > summary_b_.forced + summary_b_.live) return 0.0;
     double sum = 1.0;
-    for (int m = 0; m < nodes_.kept; ++m) {
-      sum += 2.0 * node_term(product_[m], above_b_, count, m, nodes_.total).re;
-    }
+    for_node_terms(product_, nodes_.kept, nodes_.total, above_b_, count,
+                   [&](int, Complex term) { sum += 2.0 * term.re; });
     return sum > 0.0 ? sum / static_cast<double>(nodes_.total) : 0.0;
   }
 
@@ -177,6 +179,7 @@ class Halving {
   Buffer<uint8_t> drawn_;
   int64_t target_ = 0, parity_ = 0, size_a_ = 0, size_b_ = 0, above_b_ = 0;
   RowSummary summary_b_;
+  TiltedRow<T> tilted_b_{};
   Nodes<T> nodes_;
   Complex product_[kMostNodes];
   double largest_ = 0.0;
@@ -187,21 +190,36 @@ struct Stride {
   int64_t offset = 0, step = 1;
 };
 
-// The last items, by the tree.
+// The last items, by the tree. There are always nearly as many, so their tree is kept.
 template <class T>
-void draw_rest(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_t row,
-               uint32_t level, Stride at, uint8_t* chosen) {
-  const Rows<T> problem{items, nullptr, target, 1, m};
-  LaneRows<Single<T>> rows(m);
-  rows.load_rows(problem, 0, 1);
-  rows.tilt();
-  TreeSampler<Single<T>> sampler(m);
-  sampler.prepare(rows);
-  sampler.draw(seed, &row, level << 16);
-  for (int64_t p = 0; p < m; ++p) {
-    chosen[at.offset + at.step * p] = static_cast<uint8_t>(sampler.chosen(p));
+class RestSampler {
+ public:
+  RestSampler() : rows_(kTreeItems) {}
+  ~RestSampler() { delete tree_; }
+  RestSampler(const RestSampler&) = delete;
+  RestSampler& operator=(const RestSampler&) = delete;
+
+  void draw(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_t row, uint32_t level,
+            Stride at, uint8_t* chosen) {
+    if (tree_ == nullptr || tree_->items() != m) {
+      delete tree_;
+      tree_ = nullptr;  // should the allocation throw
+      tree_ = new TreeSampler<Single<T>>(m);
+    }
+    const Rows<T> problem{items, nullptr, target, 1, m};
+    rows_.load_rows(problem, 0, 1);
+    rows_.tilt();
+    tree_->prepare(rows_);
+    tree_->draw(seed, &row, level << 16);
+    for (int64_t p = 0; p < m; ++p) {
+      chosen[at.offset + at.step * p] = static_cast<uint8_t>(tree_->chosen(p));
+    }
   }
-}
+
+ private:
+  LaneRows<Single<T>> rows_;
+  TreeSampler<Single<T>>* tree_ = nullptr;
+};
 
 // Halves in use, one for each level; a level is allocated when it is first reached.
 template <class T>
@@ -227,7 +245,7 @@ class HalvingStack {
 // One sample of one ordinary row; level 0 of `stack` is prepared. False: rejections without end.
 template <class T>
 bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
-              uint8_t* chosen, const Executor& executor, Workspace& work) {
+              RestSampler<T>& last, uint8_t* chosen, const Executor& executor, Workspace& work) {
   Stride at;
   for (int level = 0;; ++level) {
     Halving<T>& half = stack.at(level, 0);
@@ -249,11 +267,11 @@ bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& st
       return true;
     }
     if (m <= kTreeItems) {
-      draw_rest<T>(items, m, rest, seed, stream_row, static_cast<uint32_t>(level + 1), at, chosen);
+      last.draw(items, m, rest, seed, stream_row, static_cast<uint32_t>(level + 1), at, chosen);
       return true;
     }
     stack.at(level + 1, (n >> (level + 1)) + 1)
-        .prepare(items, m, rest, half.summary_b(), executor, work);
+        .prepare(items, m, rest, half.summary_b(), &half.tilted_b(), executor, work);
   }
 }
 
@@ -263,6 +281,7 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
   const int64_t n = problem.n;
   Workspace work(n);
   HalvingStack<T> stack;
+  RestSampler<T> last;
   Buffer<uint8_t> chosen(n);
   for (int64_t r = begin; r < end; ++r) {
     const T* row = problem.logits + r * n;
@@ -270,15 +289,15 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
     const RowSummary summary = summarize<T>(row, n, executor, work.summary.get());
     const RowKind kind = row_kind(summary, k);
     if (kind == RowKind::kOrdinary) {
-      stack.at(0, n).prepare(row, n, k, summary, executor, work);
+      stack.at(0, n).prepare(row, n, k, summary, /*known=*/nullptr, executor, work);
     } else if (kind != RowKind::kInvalid) {
       mark_certain<T>(row, n, kind, chosen.get());
     }
     for (int64_t sample = 0; sample < num_samples; ++sample) {
       const uint64_t stream_row = static_cast<uint64_t>(sample * problem.rows + r);
-      const bool valid = kind == RowKind::kOrdinary
-                             ? draw_row<T>(n, seed, stream_row, stack, chosen.get(), executor, work)
-                             : kind != RowKind::kInvalid;
+      const bool valid = kind == RowKind::kOrdinary ? draw_row<T>(n, seed, stream_row, stack, last,
+                                                                  chosen.get(), executor, work)
+                                                    : kind != RowKind::kInvalid;
       write_subset(out, static_cast<int64_t>(stream_row), n, k, valid ? chosen.get() : nullptr);
     }
   }

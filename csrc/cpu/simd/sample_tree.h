@@ -83,6 +83,7 @@ class TreeSampler {
     }
   }
 
+  int64_t items() const { return n_; }
   // 1 where the item was drawn, 0 elsewhere.
   Int chosen(int64_t item) const { return targets_[work_.plan().width() + item]; }
 
