@@ -17,24 +17,45 @@ struct PhiloxLanes {
   UInt64Vec word[4];  // the low 32 bits of each lane
 };
 
-DG_INLINE PhiloxLanes philox_lanes(UInt64Vec c0, UInt64Vec c1, UInt64Vec c2, uint32_t c3,
-                                   uint64_t seed) {
+// Blocks c0[0 .. kSets - 1] of the same stream or streams: side by side, since each round waits for
+// the one before, and the keys are the same.
+template <int kSets>
+DG_INLINE void philox_sets(const UInt64Vec* c0, UInt64Vec c1, UInt64Vec c2, uint32_t c3,
+                           uint64_t seed, PhiloxLanes* to) {
   const UInt64Vec zero{};
-  UInt64Vec x0 = c0, x1 = c1, x2 = c2, x3 = zero + c3;
+  UInt64Vec x0[kSets], x1[kSets], x2[kSets], x3[kSets];
+  for (int set = 0; set < kSets; ++set) {
+    x0[set] = c0[set];
+    x1[set] = c1;
+    x2[set] = c2;
+    x3[set] = zero + c3;
+  }
   uint32_t key0 = static_cast<uint32_t>(seed);
   uint32_t key1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < kPhiloxRounds; ++round) {
-    const UInt64Vec product0 = multiply_low_words(x0, zero + kPhiloxMultiplier0);
-    const UInt64Vec product1 = multiply_low_words(x2, zero + kPhiloxMultiplier1);
-    // The high halves of x1 and x3 carry rubbish that no product reads.
-    x0 = (product1 >> 32) ^ x1 ^ key0;
-    x2 = (product0 >> 32) ^ x3 ^ key1;
-    x1 = product1;
-    x3 = product0;
+    for (int set = 0; set < kSets; ++set) {
+      const UInt64Vec product0 = multiply_low_words(x0[set], zero + kPhiloxMultiplier0);
+      const UInt64Vec product1 = multiply_low_words(x2[set], zero + kPhiloxMultiplier1);
+      // The high halves of x1 and x3 carry rubbish that no product reads.
+      x0[set] = (product1 >> 32) ^ x1[set] ^ key0;
+      x2[set] = (product0 >> 32) ^ x3[set] ^ key1;
+      x1[set] = product1;
+      x3[set] = product0;
+    }
     key0 += kPhiloxWeyl0;
     key1 += kPhiloxWeyl1;
   }
-  return {{x0 & 0xFFFFFFFFull, x1 & 0xFFFFFFFFull, x2 & 0xFFFFFFFFull, x3 & 0xFFFFFFFFull}};
+  constexpr uint64_t kLow = 0xFFFFFFFFull;
+  for (int set = 0; set < kSets; ++set) {
+    to[set] = {{x0[set] & kLow, x1[set] & kLow, x2[set] & kLow, x3[set] & kLow}};
+  }
+}
+
+DG_INLINE PhiloxLanes philox_lanes(UInt64Vec c0, UInt64Vec c1, UInt64Vec c2, uint32_t c3,
+                                   uint64_t seed) {
+  PhiloxLanes lanes;
+  philox_sets<1>(&c0, c1, c2, c3, seed, &lanes);
+  return lanes;
 }
 
 // to = a[0], b[0], a[1], b[1], ...
@@ -59,18 +80,23 @@ DG_INLINE void store_blocks(const PhiloxLanes& lanes, uint32_t* words) {
   interleave(low, high, pairs, std::make_integer_sequence<int, kBlocksTogether>{});
 }
 
-// The words of positions [4 block, 4 (block + kBlocksTogether)) of one stream, in order.
+// Of one stream, so many words at once.
+constexpr int kStreamSets = 2;
+constexpr int kStreamWords = 4 * kBlocksTogether * kStreamSets;
+
+// The words of positions [4 block, 4 block + kStreamWords) of one stream, in order.
 DG_INLINE void stream_words(const PhiloxStream& stream, int64_t block, uint32_t* words) {
   const UInt64Vec zero{};
-  uint64_t index[kBlocksTogether];
-  for (int b = 0; b < kBlocksTogether; ++b) {
-    index[b] = static_cast<uint32_t>(block + b);
+  UInt64Vec c0[kStreamSets];
+  for (int set = 0; set < kStreamSets; ++set) {
+    c0[set] = count_up<UInt64Vec>() + static_cast<uint64_t>(block + set * kBlocksTogether);
   }
-  UInt64Vec c0;
-  std::memcpy(&c0, index, sizeof(c0));
-  store_blocks(philox_lanes(c0, zero + (stream.row & 0xFFFFFFFFull), zero + (stream.row >> 32),
-                            stream.tag, stream.seed),
-               words);
+  PhiloxLanes lanes[kStreamSets];
+  philox_sets<kStreamSets>(c0, zero + (stream.row & 0xFFFFFFFFull), zero + (stream.row >> 32),
+                           stream.tag, stream.seed, lanes);
+  for (int set = 0; set < kStreamSets; ++set) {
+    store_blocks(lanes[set], words + 4 * kBlocksTogether * set);
+  }
 }
 
 // The words of `count` blocks, the first at `block` of stream `row`, which has `blocks_per_row` of

@@ -136,7 +136,7 @@ class Halving {
 
   // Bernoulli(q): v < q where q <= 1/2, otherwise not (v < p): the fine end of v is at 0.
   int64_t draw_segment(const PhiloxStream& stream, int64_t begin, int64_t end) {
-    constexpr int kWords = 4 * kBlocksTogether;
+    constexpr int kWords = kStreamWords;
     uint32_t words[kWords];
     uint8_t chosen[kWords];
     int64_t total = 0;
@@ -157,7 +157,7 @@ class Halving {
 
   // A tail of +0 never chooses its item, so that padding adds nothing to the count.
   static int64_t draw_words(const uint32_t* words, const T* tails, uint8_t* chosen) {
-    constexpr int kWords = 4 * kBlocksTogether;
+    constexpr int kWords = kStreamWords;
     using Bits = typename Wide<T>::IntScalar;
     T uniform[kWords];
     for (int i = 0; i < kWords; ++i) {
