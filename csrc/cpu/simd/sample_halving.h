@@ -26,7 +26,9 @@ class Halving {
         tails_a_(most_items / 2 + 1),
         tails_b_(most_items / 2 + 1),
         logits_b_(most_items / 2 + 1),
-        drawn_(most_items / 2 + 1) {}
+        drawn_(most_items / 2 + 1),
+        variances_(segment_count(most_items)),
+        sums_(segment_count(most_items)) {}
 
   // known: sums of the items at another tilt, or null.
   void prepare(const T* items, int64_t m, int64_t target, const RowSummary& summary,
@@ -90,16 +92,15 @@ class Halving {
     for (int64_t p = begin; p < end; ++p) to[p] = from[2 * p];
   }
 
-  ParityVariance sum_variance(int64_t m, const Executor& executor) const {
-    Buffer<ParityVariance> partial(segment_count(m));
+  ParityVariance sum_variance(int64_t m, const Executor& executor) {
     auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-      partial[segment] = variance_by_parity<T>(tails_.get(), begin, end);
+      variances_[segment] = variance_by_parity<T>(tails_.get(), begin, end);
     };
     for_segments(m, executor, body);
     ParityVariance sum;
     for (int64_t segment = 0; segment < segment_count(m); ++segment) {
-      sum.even += partial[segment].even;
-      sum.odd += partial[segment].odd;
+      sum.even += variances_[segment].even;
+      sum.odd += variances_[segment].odd;
     }
     return sum;
   }
@@ -124,13 +125,12 @@ class Halving {
   }
 
   int64_t draw_items(const PhiloxStream& stream, const Executor& executor) {
-    Buffer<int64_t> sums(segment_count(size_a_));
     auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-      sums[segment] = draw_segment(stream, begin, end);
+      sums_[segment] = draw_segment(stream, begin, end);
     };
     for_segments(size_a_, executor, body);
     int64_t total = 0;
-    for (int64_t segment = 0; segment < segment_count(size_a_); ++segment) total += sums[segment];
+    for (int64_t segment = 0; segment < segment_count(size_a_); ++segment) total += sums_[segment];
     return total;
   }
 
@@ -177,6 +177,8 @@ class Halving {
 
   Buffer<T> tails_, tails_a_, tails_b_, logits_b_;
   Buffer<uint8_t> drawn_;
+  Buffer<ParityVariance> variances_;  // of each segment
+  Buffer<int64_t> sums_;              // of each segment of A
   int64_t target_ = 0, parity_ = 0, size_a_ = 0, size_b_ = 0, above_b_ = 0;
   RowSummary summary_b_;
   TiltedRow<T> tilted_b_{};
