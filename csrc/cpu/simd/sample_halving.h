@@ -7,7 +7,7 @@
 // is kept, and B is next with what is left of j.
 #pragma once
 
-#include "cpu/simd/sample_tree.h"
+#include "cpu/simd/sample_rest.h"
 
 namespace dg {
 inline namespace CPU_CAPABILITY {
@@ -187,42 +187,6 @@ class Halving {
   double largest_ = 0.0;
 };
 
-// Where the items at hand lie in the row: offset + stride * position.
-struct Stride {
-  int64_t offset = 0, step = 1;
-};
-
-// The last items, by the tree. There are always nearly as many, so their tree is kept.
-template <class T>
-class RestSampler {
- public:
-  RestSampler() : rows_(kTreeItems) {}
-  ~RestSampler() { delete tree_; }
-  RestSampler(const RestSampler&) = delete;
-  RestSampler& operator=(const RestSampler&) = delete;
-
-  void draw(const T* items, int64_t m, int64_t target, uint64_t seed, uint64_t row, uint32_t level,
-            Stride at, uint8_t* chosen) {
-    if (tree_ == nullptr || tree_->items() != m) {
-      delete tree_;
-      tree_ = nullptr;  // should the allocation throw
-      tree_ = new TreeSampler<Single<T>>(m);
-    }
-    const Rows<T> problem{items, nullptr, target, 1, m};
-    rows_.load_rows(problem, 0, 1);
-    rows_.tilt();
-    tree_->prepare(rows_);
-    tree_->draw(seed, &row, level << 16);
-    for (int64_t p = 0; p < m; ++p) {
-      chosen[at.offset + at.step * p] = static_cast<uint8_t>(tree_->chosen(p));
-    }
-  }
-
- private:
-  LaneRows<Single<T>> rows_;
-  TreeSampler<Single<T>>* tree_ = nullptr;
-};
-
 // Halves in use, one for each level; a level is allocated when it is first reached.
 template <class T>
 class HalvingStack {
@@ -244,15 +208,16 @@ class HalvingStack {
   Halving<T>* levels_[kMostLevels];
 };
 
-// One sample of one ordinary row; level 0 of `stack` is prepared. False: rejections without end.
+// One sample of one ordinary row of k items; level 0 of `stack` is prepared.
 template <class T>
-bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
-              RestSampler<T>& last, uint8_t* chosen, const Executor& executor, Workspace& work) {
+void draw_row(int64_t n, int64_t k, uint64_t seed, uint64_t stream_row, HalvingStack<T>& stack,
+              RestBatch<T>& batch, const Executor& executor, Workspace& work) {
+  uint8_t* chosen = batch.chosen();
   Stride at;
   for (int level = 0;; ++level) {
     Halving<T>& half = stack.at(level, 0);
     const int64_t rest = half.draw(seed, stream_row, static_cast<uint32_t>(level), executor);
-    if (rest < 0) return false;
+    if (rest < 0) return batch.finish(stream_row, k, /*valid=*/false);
     const int64_t parity = half.parity_a();
     for (int64_t p = 0; p < half.size_a(); ++p) {
       chosen[at.offset + at.step * (2 * p + parity)] = half.drawn()[p];
@@ -266,12 +231,9 @@ bool draw_row(int64_t n, uint64_t seed, uint64_t stream_row, HalvingStack<T>& st
         chosen[at.offset + at.step * p] =
             kind == RowKind::kNone ? items[p] == T(INFINITY) : items[p] > -T(INFINITY);
       }
-      return true;
+      return batch.finish(stream_row, k, /*valid=*/true);
     }
-    if (m <= kTreeItems) {
-      last.draw(items, m, rest, seed, stream_row, static_cast<uint32_t>(level + 1), at, chosen);
-      return true;
-    }
+    if (m <= kTreeItems) return batch.add(items, m, rest, level + 1, at, stream_row, k);
     stack.at(level + 1, (n >> (level + 1)) + 1)
         .prepare(items, m, rest, half.summary_b(), &half.tilted_b(), executor, work);
   }
@@ -283,8 +245,7 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
   const int64_t n = problem.n;
   Workspace work(n);
   HalvingStack<T> stack;
-  RestSampler<T> last;
-  Buffer<uint8_t> chosen(n);
+  RestBatch<T> batch(n, seed, out);
   for (int64_t r = begin; r < end; ++r) {
     const T* row = problem.logits + r * n;
     const int64_t k = problem.row_count(r);
@@ -292,17 +253,19 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
     const RowKind kind = row_kind(summary, k);
     if (kind == RowKind::kOrdinary) {
       stack.at(0, n).prepare(row, n, k, summary, /*known=*/nullptr, executor, work);
-    } else if (kind != RowKind::kInvalid) {
-      mark_certain<T>(row, n, kind, chosen.get());
     }
     for (int64_t sample = 0; sample < num_samples; ++sample) {
-      const uint64_t stream_row = static_cast<uint64_t>(sample * problem.rows + r);
-      const bool valid = kind == RowKind::kOrdinary ? draw_row<T>(n, seed, stream_row, stack, last,
-                                                                  chosen.get(), executor, work)
-                                                    : kind != RowKind::kInvalid;
-      write_subset(out, static_cast<int64_t>(stream_row), n, k, valid ? chosen.get() : nullptr);
+      const int64_t p = sample * problem.rows + r;
+      if (kind == RowKind::kOrdinary) {
+        draw_row<T>(n, k, seed, static_cast<uint64_t>(p), stack, batch, executor, work);
+      } else {
+        write_certain<T>(out, p, problem, r, kind);
+      }
     }
+    // Threads share rows out in whole vectors: so the same draws wait together, whoever draws them.
+    if ((r + 1) % RestBatch<T>::kLanes == 0) batch.flush();
   }
+  batch.flush();
 }
 
 template <class T>

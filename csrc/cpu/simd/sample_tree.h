@@ -34,7 +34,7 @@ DG_INLINE typename Lanes::Real coefficient_at(const typename Lanes::Real* values
       return found;
     }
     const Int is_inside = (index >= 0) & (index <= static_cast<IntScalar>(degree));
-    return select(is_inside, gather_rows<Lanes>(values, index & is_inside), Real{});
+    return gather_rows<Lanes>(values, index, is_inside);
   }
 }
 

@@ -272,36 +272,40 @@ DG_INLINE typename Lanes::IntScalar lane_of(typename Lanes::Int value, int l) {
   return lane[l];
 }
 
-// rows[index] of each lane: lane l of the result is rows[index of lane l] lane l.
+// Lane l of the result is rows[index of lane l] lane l where the mask is set, 0 elsewhere.
 template <class Lanes>
 DG_INLINE typename Lanes::Real gather_rows(const typename Lanes::Real* rows,
-                                           typename Lanes::Int index) {
+                                           typename Lanes::Int index, typename Lanes::Int mask) {
   using Scalar = typename Lanes::Scalar;
-  using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
   constexpr int kLanes = Lanes::kLanes;
   const Scalar* from = reinterpret_cast<const Scalar*>(rows);
 #if defined(__AVX512F__) && defined(__AVX512DQ__)
-  if constexpr (std::is_same_v<Real, FloatVec>) {
-    const Int32Vec at = index * kLanes + count_up<Int32Vec>();
-    return _mm512_i32gather_ps(reinterpret_cast<__m512i>(at), from, sizeof(Scalar));
-  } else if constexpr (std::is_same_v<Real, DoubleVec>) {
-    const Int64Vec at = index * kLanes + count_up<Int64Vec>();
-    return _mm512_i64gather_pd(reinterpret_cast<__m512i>(at), from, sizeof(Scalar));
+  const auto at = reinterpret_cast<__m512i>(index * kLanes + count_up<Int>());
+  if constexpr (std::is_same_v<Lanes, Wide<float>>) {
+    return _mm512_mask_i32gather_ps(FloatVec{}, static_cast<__mmask16>(lane_bits(mask)), at, from,
+                                    sizeof(Scalar));
+  } else if constexpr (std::is_same_v<Lanes, Wide<double>>) {
+    return _mm512_mask_i64gather_pd(DoubleVec{}, static_cast<__mmask8>(lane_bits(mask)), at, from,
+                                    sizeof(Scalar));
   }
 #elif defined(__AVX2__)
-  if constexpr (std::is_same_v<Real, FloatVec>) {
-    const Int32Vec at = index * kLanes + count_up<Int32Vec>();
-    return _mm256_i32gather_ps(from, reinterpret_cast<__m256i>(at), sizeof(Scalar));
-  } else if constexpr (std::is_same_v<Real, DoubleVec>) {
-    const Int64Vec at = index * kLanes + count_up<Int64Vec>();
-    return _mm256_i64gather_pd(from, reinterpret_cast<__m256i>(at), sizeof(Scalar));
+  const auto at = reinterpret_cast<__m256i>(index * kLanes + count_up<Int>());
+  if constexpr (std::is_same_v<Lanes, Wide<float>>) {
+    return _mm256_mask_i32gather_ps(FloatVec{}, from, at, reinterpret_cast<__m256>(mask),
+                                    sizeof(Scalar));
+  } else if constexpr (std::is_same_v<Lanes, Wide<double>>) {
+    return _mm256_mask_i64gather_pd(DoubleVec{}, from, at, reinterpret_cast<__m256d>(mask),
+                                    sizeof(Scalar));
   }
-#endif
+#else
+  typename Lanes::IntScalar row[kLanes];
+  const Int inside = index & mask;
+  std::memcpy(row, &inside, sizeof(row));
   Scalar lane[kLanes];
-  for (int l = 0; l < kLanes; ++l) {
-    lane[l] = from[static_cast<int64_t>(lane_of<Lanes>(index, l)) * kLanes + l];
-  }
-  return load<Lanes>(lane);
+  for (int l = 0; l < kLanes; ++l) lane[l] = from[static_cast<int64_t>(row[l]) * kLanes + l];
+  return select(mask, load<Lanes>(lane), typename Lanes::Real{});
+#endif
 }
 
 // The full 64-bit products of the low 32 bits of each 64-bit lane.
