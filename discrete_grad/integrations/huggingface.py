@@ -246,20 +246,26 @@ def selected_inputs(selected: SelectedTokens) -> dict[str, Tensor]:
         selector = dg.nn.TokenSelector(k, torch.nn.Linear(d, 1))
         out = llama(**selected_inputs(selector(llama.get_input_embeddings()(ids))))
 
-    The tokens keep their places, so rotary embeddings see the distances that were. The mask of
-    ones is not redundant: without one, transformers takes every gap between position_ids for the
-    start of another sequence (as in packed batches), and tokens on its two sides cannot attend to
-    each other.
+    The tokens keep their places, so rotary embeddings see the distances that were. The mask is the
+    causal one plus the logarithms of the gates, which are 0, and does two things:
 
-    Whether a token is kept depends on the scores of all: a causal language model that is trained on
-    what follows each token would see ahead.
+    - *the gradient*: at gate 0 attention would not see the token, as though it had been left out.
+      The gates that multiply the tokens do not tell that: these models normalise a token's size
+      away before attention sees it, and a scorer learns badly from what is left.
+    - *the gaps*: without a mask, transformers takes every gap between position_ids for the start of
+      another sequence (as in packed batches), and tokens on its two sides do not see each other.
+
+    It is of the kind that attention in its implementations "eager" and "sdpa" adds to the scores;
+    flash attention takes none. Whether a token is kept depends on the scores of all: a causal
+    language model that is trained on what follows each token would see ahead.
 
     Args:
         selected: of tokens [B, n, d]. Padding: give the selector the mask; k of the other tokens
             must be there.
 
     Returns:
-        inputs_embeds [B, k, d], position_ids int64 [B, k], attention_mask int64 [B, k].
+        inputs_embeds [B, k, d]; position_ids, int64 [B, k]; attention_mask [B, 1, k, k], in the
+        dtype of the tokens.
 
     Raises:
         TypeError: ``selected`` is no ``SelectedTokens``.
@@ -270,10 +276,13 @@ def selected_inputs(selected: SelectedTokens) -> dict[str, Tensor]:
         raise ValueError(
             f"selected must have tokens [B, k, d], got the shape {tuple(selected.tokens.shape)}"
         )
+    k = selected.gates.size(-1)
+    seen = selected.gates.log()[:, None, None, :].expand(-1, 1, k, k)
+    ahead = torch.ones(k, k, dtype=torch.bool, device=seen.device).triu(1)
     return {
         "inputs_embeds": selected.tokens,
         "position_ids": selected.indices,
-        "attention_mask": torch.ones_like(selected.indices),
+        "attention_mask": seen.masked_fill(ahead, -torch.inf),
     }
 
 
