@@ -207,6 +207,26 @@ DG_INLINE Complex multiply(Complex a, Complex b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
 
+// (a + i b + 1) (c + i d + 1) - 1 into a and b.
+template <class Real>
+DG_INLINE void multiply_excess(Real& a, Real& b, Real c, Real d) {
+  const Real next = (a + c) + (a * c - b * d);
+  b = (b + d) + (a * d + b * c);
+  a = next;
+}
+
+// The same product of all lanes, in each lane.
+template <class Lanes, int distance = 1>
+DG_INLINE void multiply_lanes(typename Lanes::Real& re, typename Lanes::Real& im) {
+  if constexpr (distance < Lanes::kLanes) {
+    const auto lanes = std::make_integer_sequence<int, Lanes::kLanes>{};
+    const auto other_re = rotate_lanes<distance>(re, lanes);
+    const auto other_im = rotate_lanes<distance>(im, lanes);
+    multiply_excess(re, im, other_re, other_im);
+    multiply_lanes<Lanes, 2 * distance>(re, im);
+  }
+}
+
 // prod_i (1 + w_i (cos t - 1) -+ i w_i sin t) for each node: the part of phi(t) that is left when
 // the integer phases are taken out. Running products are kept as product - 1.
 template <class T, int kTogether>
@@ -224,20 +244,14 @@ void multiply_nodes(const T* tails, int64_t begin, int64_t end, const T* cosine_
         for (int m = 0; m < kTogether; ++m) {
           const Real factor_re = w * cosine_minus_1[m];
           const Real factor_im = signed_tail * sine[m];
-          const Real next = (re[m] + factor_re) + (re[m] * factor_re - im[m] * factor_im);
-          im[m] = (im[m] + factor_im) + (re[m] * factor_im + im[m] * factor_re);
-          re[m] = next;
+          multiply_excess(re[m], im[m], factor_re, factor_im);
         }
       },
       [&] {
         for (int m = 0; m < kTogether; ++m) {
-          T lane_re[Lanes::kLanes], lane_im[Lanes::kLanes];
-          store<Lanes>(lane_re, re[m]);
-          store<Lanes>(lane_im, im[m]);
-          for (int l = 0; l < Lanes::kLanes; ++l) {
-            product[m] = multiply(product[m], {1.0 + static_cast<double>(lane_re[l]),
-                                               static_cast<double>(lane_im[l])});
-          }
+          multiply_lanes<Lanes>(re[m], im[m]);
+          product[m] = multiply(
+              product[m], {1.0 + static_cast<double>(re[m][0]), static_cast<double>(im[m][0])});
           re[m] = im[m] = Real{};
         }
       });

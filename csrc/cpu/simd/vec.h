@@ -142,15 +142,6 @@ DG_INLINE Real rounded(Real value) {
   return value;
 }
 
-template <class Lanes>
-DG_INLINE double sum_lanes(typename Lanes::Real value) {
-  typename Lanes::Scalar lane[Lanes::kLanes];
-  store<Lanes>(lane, value);
-  double total = 0.0;
-  for (int l = 0; l < Lanes::kLanes; ++l) total += static_cast<double>(lane[l]);
-  return total;
-}
-
 // Lane masks: a vector of 0 / -1 for vectors, a bool for one lane.
 template <class Mask, class Real>
 DG_INLINE Real select(Mask mask, Real yes, Real no) {
@@ -224,6 +215,24 @@ DG_INLINE auto fold_lanes(Vector value, Combine&& combine) {
   } else {
     const auto lanes = std::make_integer_sequence<int, kLanes>{};
     return fold_lanes<2 * distance>(combine(value, rotate_lanes<distance>(value, lanes)), combine);
+  }
+}
+
+// The sum of all lanes, in double.
+template <class Lanes>
+DG_INLINE double sum_lanes(typename Lanes::Real value) {
+  const auto add = [](DoubleVec a, DoubleVec b) { return a + b; };
+  if constexpr (Lanes::kLanes == 1) {
+    return static_cast<double>(value);
+  } else if constexpr (std::is_same_v<typename Lanes::Real, DoubleVec>) {
+    return fold_lanes(value, add);
+  } else {
+    typedef float HalfVec __attribute__((vector_size(kVectorBytes / 2)));
+    HalfVec half[2];
+    std::memcpy(half, &value, sizeof(value));
+    return fold_lanes(
+        __builtin_convertvector(half[0], DoubleVec) + __builtin_convertvector(half[1], DoubleVec),
+        add);
   }
 }
 
