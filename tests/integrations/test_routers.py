@@ -333,11 +333,11 @@ class TestBalance:
         torch.testing.assert_close(got, K * aux.balance_loss)
 
     def test_its_range_is_that_of_transformers(self):
-        even, collapsed = torch.zeros(5, EXPERTS), torch.tensor([[40.0, 40.0, 0, 0]]).expand(5, -1)
-        torch.testing.assert_close(huggingface.subset_balance_loss((even,), K).item(), float(K))
-        torch.testing.assert_close(
-            huggingface.subset_balance_loss((collapsed,), K).item(), float(EXPERTS)
-        )
+        even = torch.zeros(5, EXPERTS, dtype=torch.float64)
+        collapsed = even + torch.tensor([40.0, 40.0, 0.0, 0.0])
+        for logits, want in ((even, K), (collapsed, EXPERTS)):
+            got = huggingface.subset_balance_loss((logits,), K).item()
+            torch.testing.assert_close(got, float(want), rtol=0, atol=1e-12)
 
     def test_padding(self):
         logits = torch.randn(2 * 3, EXPERTS)
