@@ -7,21 +7,32 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import relaxed
 import torch
 from cases import Case, Inputs, make_inputs
-from providers import DP, Provider
+from providers import BASELINES, DFT, RELAXED, Provider
 from torch import Tensor
 
 from discrete_grad import reference
+from discrete_grad.estimators.gumbel_softmax import relaxed_topk
 
 # The library's promise: absolute, whatever the shape. The dynamic programme loses digits over its
 # n steps, and a baseline is not refused for that: its error is reported, and only another quantity
 # than the one asked for is refused.
 _PROMISED = {torch.float32: 1e-6, torch.float64: 1e-13}
-_SAME_QUANTITY = {torch.float32: 1e-3, torch.float64: 1e-10}
+SAME_QUANTITY = {torch.float32: 1e-3, torch.float64: 1e-10}
 # What is promised of method="recursion", whose strength is the relative accuracy of the smallest.
 _PROMISED_RECURSION = {torch.float32: 1e-5, torch.float64: 1e-13}
-_ALLOWED = {DP: _SAME_QUANTITY, "recursion": _PROMISED_RECURSION}
+# 1 - a of an item that a round of the relaxed subset all but takes has few digits left.
+_RELAXED = {torch.float32: 1e-2, torch.float64: 1e-8}
+_ALLOWED = {
+    "recursion": _PROMISED_RECURSION,
+    RELAXED: _RELAXED,
+    **dict.fromkeys(BASELINES, SAME_QUANTITY),
+}
+# Published, and rounding alone where k is far from sum sigmoid(theta): its error is what there is
+# to report of it, so it is timed all the same, and never counted as the fastest that is right.
+_ANY_ERROR = {DFT}
 
 # Numbers drawn to check a sampler, and how many draws of a row that makes at least and at most.
 _DRAWN = 2**24
@@ -60,6 +71,22 @@ class Targets:
         grad = self.inputs.grad.double()
         return self.softmax * (grad - (self.softmax * grad).sum(-1, keepdim=True))
 
+    @cached_property
+    def topk(self) -> Tensor:
+        return self.copy.sort(dim=-1, descending=True).values[:, : self.case.k]
+
+    @cached_property
+    def copy(self) -> Tensor:
+        return self.inputs.logits.detach().double()
+
+    @cached_property
+    def relaxed_vjp(self) -> Tensor:
+        """Of the library's relaxed subset, on the baseline's noise."""
+        noise = relaxed.gumbel(self.inputs.logits.detach(), self.case.n)
+        leaf = self.copy.clone().requires_grad_()
+        soft = relaxed_topk(leaf + noise.double(), self.case.k, relaxed.TEMPERATURE)
+        return torch.autograd.grad(soft, leaf, self.inputs.grad.double())[0]
+
 
 def check(provider: Provider, targets: Targets) -> float:
     """The provider's error: largest absolute deviation, or for a sampler its distance in law.
@@ -74,8 +101,9 @@ def check(provider: Provider, targets: Targets) -> float:
     target = getattr(targets, provider.quantity)
     _require_like(provider, case, result, target.shape)
     error = float((result.double() - target).abs().max())
-    allowed = _ALLOWED.get(provider.name, _PROMISED)[case.dtype]
-    if not error <= allowed:
+    plain = provider.name.removesuffix(", compiled")
+    allowed = _ALLOWED.get(plain, _PROMISED)[case.dtype]
+    if plain not in _ANY_ERROR and not error <= allowed:
         raise WrongResult(f"{provider.name}, {case.id}: error {error:.2e}, allowed {allowed:.0e}")
     return error
 

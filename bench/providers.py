@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who computes each op: this library, the baseline of the literature, and yardsticks.
+"""Who computes each op: this library, the baselines of the literature, and yardsticks.
 
-A yardstick computes something else on the same tensor (torch.softmax: what a user already pays for
-a row of n logits), so that a time can be read without knowing the machine.
+A baseline computes the same thing by what is published, written here in plain PyTorch from the
+papers. A yardstick computes something else on the same tensor (torch.softmax: what a user already
+pays for a row of n logits), so that a time can be read without knowing the machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import baselines
+import circuit
+import dft
+import product_tree
+import relaxed
 import torch
 from cases import Case, Inputs
 from torch import Tensor
@@ -19,24 +24,45 @@ import discrete_grad as dg
 
 OURS = "discrete_grad"
 DP = "dp"
+CIRCUIT = "circuit"
+TREE = "fft tree"
+DFT = "dft"
+DFT_TILTED = "dft, tilted"
+RELAXED = "relaxed"
 SOFTMAX = "softmax"
+TOPK = "topk"
+COPY = "copy"
 MARGINALS = "marginals"
 
+BASELINES = {
+    DP: "the log-space dynamic programme of the SIMPLE paper in plain PyTorch, by autograd",
+    CIRCUIT: "its power-of-two circuit, all nodes of a level at once, by autograd",
+    TREE: "a tree of polynomial products with FFTs, O(n log² n), in float64",
+    DFT: "the discrete Fourier transform at n + 1 nodes in complex64, as in SFESS (its error is "
+    "reported, not bounded)",
+    DFT_TILTED: "the same with the mean of the counts moved to k first, which is not published",
+}
 DESCRIPTIONS = {
     OURS: "this library's public function",
-    DP: "the log-space dynamic programme of the SIMPLE paper in plain PyTorch, by autograd",
+    **BASELINES,
+    RELAXED: "the relaxed subset, k rounds of a softmax: another quantity (yardstick of SIMPLE)",
     SOFTMAX: "torch.softmax of the same tensor (yardstick)",
+    TOPK: "torch.topk of the same tensor (yardstick)",
+    COPY: "a copy of the same tensor (yardstick)",
     MARGINALS: "this library's marginals of the same tensor (yardstick of sampling)",
 }
 
-# Steps and numbers in the baseline's table beyond which it needs minutes or gigabytes.
+# Numbers in a baseline's largest tensor, or steps, beyond which it needs minutes or gigabytes.
 _DP_STEPS = 2**14
 _DP_TABLE = 2**24
+_CIRCUIT_TERMS = 2**23
+_DFT_FACTORS = 2**23
+_TREE_LEAVES = 2**18
 
 
 @dataclass(frozen=True)
 class Provider:
-    """``quantity``: what the result must equal, a key of the checks in measure.py."""
+    """``quantity``: what the result must equal, an attribute of the targets in checks.py."""
 
     name: str
     quantity: str
@@ -46,6 +72,15 @@ class Provider:
 
 def _dp_fits(case: Case) -> bool:
     return case.n <= _DP_STEPS and case.rows * case.n * (case.k + 1) <= _DP_TABLE
+
+
+# log Z_k of each baseline but the dynamic programme, and where it is of use.
+_LOG_PARTITIONS: dict[str, tuple[Callable[[Tensor, int], Tensor], Callable[[Case], bool]]] = {
+    CIRCUIT: (circuit.log_partition, lambda c: c.rows * c.n * c.k <= _CIRCUIT_TERMS),
+    TREE: (product_tree.log_partition, lambda c: c.rows * c.n <= _TREE_LEAVES),
+    DFT: (dft.log_partition, lambda c: c.rows * c.n * (c.n + 1) <= _DFT_FACTORS),
+    DFT_TILTED: (dft.tilted, lambda c: c.rows * c.n * (c.n + 1) <= _DFT_FACTORS),
+}
 
 
 @torch.no_grad()
@@ -58,6 +93,16 @@ def _softmax(case: Case, inputs: Inputs) -> Tensor:
     return torch.softmax(inputs.logits, -1)
 
 
+@torch.no_grad()
+def _topk(case: Case, inputs: Inputs) -> Tensor:
+    return inputs.logits.topk(case.k, dim=-1).values
+
+
+@torch.no_grad()
+def _copy(case: Case, inputs: Inputs) -> Tensor:
+    return inputs.logits.clone()
+
+
 def _grad(output: Tensor, inputs: Inputs) -> Tensor:
     (gradient,) = torch.autograd.grad(output, inputs.logits, inputs.grad.expand_as(output))
     return gradient
@@ -65,6 +110,27 @@ def _grad(output: Tensor, inputs: Inputs) -> Tensor:
 
 def _softmax_grad(case: Case, inputs: Inputs) -> Tensor:
     return _grad(torch.softmax(inputs.logits, -1), inputs)
+
+
+def _relaxed_grad(case: Case, inputs: Inputs) -> Tensor:
+    noise = relaxed.gumbel(inputs.logits, case.n)
+    return _grad(relaxed.subset(inputs.logits + noise, case.k), inputs)
+
+
+def _by_autograd(backward: bool) -> tuple[Provider, ...]:
+    """The baselines that are a log-partition: marginals are its gradient, SIMPLE's a second one."""
+
+    def of(name: str) -> Provider:
+        log_partition, supports = _LOG_PARTITIONS[name]
+
+        def run(case: Case, inputs: Inputs) -> Tensor:
+            log_z = log_partition(inputs.logits, case.k).sum()
+            (mu,) = torch.autograd.grad(log_z, inputs.logits, create_graph=backward)
+            return _grad(mu, inputs) if backward else mu
+
+        return Provider(name, "vjp" if backward else "marginals", run, supports)
+
+    return tuple(of(name) for name in _LOG_PARTITIONS)
 
 
 _SOFTMAX_FORWARD = Provider(SOFTMAX, "softmax", _softmax)
@@ -79,7 +145,10 @@ PROVIDERS: dict[str, tuple[Provider, ...]] = {
             lambda case, inputs: baselines.marginals(inputs.logits, case.k),
             _dp_fits,
         ),
+        *_by_autograd(backward=False),
         _SOFTMAX_FORWARD,
+        Provider(TOPK, "topk", _topk),
+        Provider(COPY, "copy", _copy),
     ),
     "marginals_grad": (
         Provider(
@@ -95,6 +164,7 @@ PROVIDERS: dict[str, tuple[Provider, ...]] = {
             ),
             _dp_fits,
         ),
+        *_by_autograd(backward=True),
         _SOFTMAX_GRAD,
     ),
     "sample": (
@@ -126,6 +196,7 @@ PROVIDERS: dict[str, tuple[Provider, ...]] = {
             ),
             _dp_fits,
         ),
+        Provider(RELAXED, "relaxed_vjp", _relaxed_grad, _dp_fits),
         _SOFTMAX_GRAD,
     ),
 }

@@ -32,16 +32,25 @@ def _product(left: Tensor, right: Tensor, k: int) -> Tensor:
     return terms.masked_fill(~possible, -torch.inf).logsumexp(-1)
 
 
-def log_partition(scores: Tensor, k: int) -> Tensor:
-    """The root's entry k, [rows], of scores [rows, n]; k >= 1."""
+def padded(scores: Tensor) -> Tensor:
+    """Scores [rows, n] with items that are never taken up to the next power of two."""
     rows, n = scores.shape
     padding = scores.new_full((rows, (1 << (n - 1).bit_length()) - n), _PADDING)
-    x = torch.cat([scores, padding], -1)
-    complement = torch.log(-torch.expm1(-x.detach().abs()))
-    level = torch.stack([complement, x], -1)
+    return torch.cat([scores, padding], -1)
+
+
+def root(level: Tensor, k: int) -> Tensor:
+    """The root's entry k, [rows], of leaves [rows, a power of two, 2]: out and in; k >= 1."""
     while level.shape[1] > 1:
         level = _product(level[:, ::2], level[:, 1::2], k)
     return level[:, 0, k]
+
+
+def log_partition(scores: Tensor, k: int) -> Tensor:
+    """The root's entry k, [rows], of scores [rows, n]; k >= 1."""
+    x = padded(scores)
+    complement = torch.log(-torch.expm1(-x.detach().abs()))
+    return root(torch.stack([complement, x], -1), k)
 
 
 def marginals(scores: Tensor, k: int, *, create_graph: bool = False) -> Tensor:
