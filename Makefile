@@ -97,9 +97,12 @@ format: $(STAMP) ## rewrite the sources as `make lint` wants them
 	clang-format -i $(CPP_FILES)
 
 .PHONY: bench
-bench: $(STAMP) ## time beside the baselines; writes bench/results/ and BENCHMARKS.md
-	python bench/run.py --quick $(BENCH_ARGS)
-	python bench/perturbed.py --quick
+bench: $(STAMP) ## time beside the baselines, 5 minutes; writes bench/results/ and BENCHMARKS.md
+	python bench/all.py --quick $(BENCH_ARGS)
+
+.PHONY: bench-full
+bench-full: $(STAMP) ## the same in full, 15 minutes on a quiet machine: what is committed
+	python bench/all.py $(BENCH_ARGS)
 
 .PHONY: gpu-check
 gpu-check: ## on a machine with a GPU: build, tests, sanitizers, times; writes gpu-check/

@@ -7,9 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from report import duration, multiple, table
-
-Record = dict[str, Any]
+from tables import Record, duration, multiple, table
 
 TITLES = {
     "marginals": "Marginals, forward",

@@ -9,24 +9,19 @@ For each case both providers are first held to one another: k ones in every samp
 frequencies and mean gradients that agree within their sampling error; a wrong one ends the run.
 Then they are timed in turns within this process (measure.py); the ratio is one of medians of the
 same run. Peak memory is what one call adds to a fresh process's resident memory at its highest,
-inputs not counted, after a small call that loads the code; it is read from the Linux kernel, after
-glibc has given back what is free.
+inputs not counted (memory.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import ctypes
-import gc
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+import memory
 import report
 import torch
 from machine import RESULTS, cores, environment, load_average, save
@@ -133,37 +128,15 @@ def check(case: Case) -> float:
     return worst
 
 
-def _resident(field: str) -> int:
-    """A field of the kernel's record of this process, in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
-
-
 def peak_of_one_call(case: Case, mode: str, provider: str, threads: int) -> int:
     """Bytes that a call adds at its highest; to be run in a fresh process."""
     torch.set_num_threads(threads)
     small = Case(2, case.n, case.k, 1, case.noise)
-    calls(small, mode, provider)()
-    call = calls(case, mode, provider)
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the highest is from now on
-    kept = call()
-    highest = _resident("VmHWM")
-    del kept
-    return highest - before
+    return memory.peak_of(calls(small, mode, provider), calls(case, mode, provider))
 
 
 def peak_in_fresh_process(case: Case, mode: str, provider: str, threads: int) -> int:
-    arguments = json.dumps([asdict(case), mode, provider, threads])
-    command = [sys.executable, str(Path(__file__).resolve()), "--peak", arguments]
-    # The script finds the files beside it by its own directory.
-    unsafe = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
-    answer = subprocess.run(command, capture_output=True, text=True, check=True, env=unsafe)
-    return int(answer.stdout)
+    return memory.in_fresh_process(__file__, [asdict(case), mode, provider, threads])
 
 
 def run(case: Case, mode: str, threads: int, seconds: float) -> dict[str, object]:

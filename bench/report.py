@@ -3,30 +3,38 @@
 
     python bench/report.py
 
-Of each kind of host the newest file is shown; perturbed.json and crossover.json as they are.
+Of each kind of host the newest file is shown; files with a section of their own as they are.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import baselines_report
+import crossover_report
+import gpu_report
+import memory_report
+import perturbed_report
+import scaling_report
+import targets_report
 from cases import OPS
 from dispatch_cost import FORWARD_LIMIT, ITEMS_TAKEN, LIMITED, SHAPE
 from machine import RESULTS, ROOT
 from providers import DESCRIPTIONS, DP, MARGINALS, OURS, SOFTMAX
+from tables import Record, duration, multiple, spread, table
 
-Record = dict[str, Any]
 OUTPUT = ROOT / "BENCHMARKS.md"
 
 _INTRODUCTION = """\
 # Benchmarks
 
-Written by `python bench/run.py` from the files in `bench/results/`; do not edit. `make bench` takes
-the everyday cases again on your machine (under five minutes), `python bench/run.py` all of them,
-`python bench/crossover.py` adds the crossover between the methods, and `python bench/perturbed.py`
-I-MLE.
+Written by `python bench/report.py` from the files in `bench/results/`; do not edit. `make bench`
+measures the everyday cases again on your machine (under five minutes), `make bench-full` all but
+the crossover between the methods (`python bench/crossover.py`) and the adapter for clients
+(`python bench/clients.py`); `python bench/targets.py` fills the table of numbers to reach.
 
 Before anything is timed, its result is held to the float64 reference. Providers of a case are timed
 in turns within one process; times are the median over the rounds, with the 20th and 80th percentile
@@ -36,30 +44,10 @@ the draws from the exact law, in standard deviations).
 """
 
 
-def duration(seconds: float) -> str:
-    """Three digits with a unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= scale or unit == "us":
-            return f"{seconds / scale:.3g} {unit}"
-    raise AssertionError
-
-
-def multiple(ratio: float) -> str:
-    """Two digits or three, never an exponent."""
-    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:#.2g}".removesuffix(".")
-
-
-def table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, columns of numbers to the right."""
-    numbers = [any(row[at].lstrip("*")[:1].isdigit() for row in rows) for at in range(len(header))]
-    lines = [header, ["---:" if number else ":---" for number in numbers], *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
-
-
-def newest_results() -> list[Record]:
-    """The newest file of each kind of host."""
+def newest_results(results: Path) -> list[Record]:
+    """The newest file of each kind of host in a folder."""
     newest: dict[str, Record] = {}
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in sorted(results.glob("*.json")):
         written = json.loads(path.read_text(encoding="utf-8"))
         if "results" in written:
             kind = written["environment"]["host_kind"]
@@ -79,11 +67,6 @@ def _cases(results: list[Record]) -> list[dict[str, Record]]:
     return list(grouped.values())
 
 
-def _spread(record: Record) -> str:
-    low, high = duration(record["p20"]), duration(record["p80"])
-    return f"{duration(record['p50'])} ({low} - {high})"
-
-
 def _op_table(cases: list[dict[str, Record]], op: str) -> str:
     """One row for each case: ours, the baseline and its ratio, yardsticks as multiples of ours."""
     draws = ["draws"] if op in ("sample", "simple_grad") else []
@@ -95,7 +78,7 @@ def _op_table(cases: list[dict[str, Record]], op: str) -> str:
     def row(case: dict[str, Record]) -> list[str]:
         ours, dp = case[OURS], case.get(DP)
         cells = [f"{ours[part]:,}" for part in ("rows", "n", "k", *(["samples"] if draws else []))]
-        cells += [ours["dtype"], str(ours["threads"]), _spread(ours)]
+        cells += [ours["dtype"], str(ours["threads"]), spread(ours)]
         cells += (
             [duration(dp["p50"]), f"**{multiple(dp['p50'] / ours['p50'])}**"] if dp else ["-", "-"]
         )
@@ -135,109 +118,43 @@ def host(written: Record) -> str:
     for op, title in OPS.items():
         rows = _op_table(cases, op)
         if rows:
-            parts += [f"### {title}\n", rows]
+            parts += [f"### {title}\n", rows, baselines_report.tables(cases, op)]
     parts += [f"### Cost of a call: marginals of a {SHAPE} tensor, k = {ITEMS_TAKEN}\n"]
     parts += [_dispatch_table(written["dispatch_cost"])]
     return "\n".join(parts)
 
 
-def _crossover(written: Record) -> str:
-    about = written["environment"]
-    rules = table(
-        ["dtype", "rule", "mean loss", "worst loss", "worst case"],
-        [
-            [
-                dtype,
-                name,
-                f"{loss['mean_loss']:.3f}",
-                f"{loss['worst_loss']:.2f}",
-                loss["worst_case"],
-            ]
-            for dtype, rules in written["rules"].items()
-            for name, loss in rules.items()
-        ],
-    )
-    parts = [
-        "## Which method `auto` takes\n",
-        f"{about['processor']}, {about['cores']} cores, {about['date'][:10]}, load average "
-        f"{about['load_average']} before, {about['load_average_after']} after. A loss is the time "
-        'of the method that a rule takes over that of the faster of "contour" and "linear"; the '
-        'mean is geometric over all cells. "auto" is the rule of discrete_grad/ops/methods.py; the '
-        "others take one method always.\n",
-        rules,
-        'Time of "linear" over that of "contour", forward | forward + backward, and the fastest '
-        "where that is neither:\n",
-        _crossover_cells(written["cells"]),
-    ]
-    return "\n".join(parts)
+_Sections = tuple[tuple[str, Callable[[Record], str]], ...]
+# Sections that have a file of their own, before and after those of run.py.
+_FIRST = (("targets", targets_report.section),)
+_LAST = (
+    ("scaling", scaling_report.section),
+    ("memory", memory_report.section),
+    ("perturbed", perturbed_report.section),
+    ("crossover", crossover_report.section),
+)
 
 
-def _crossover_cells(cells: list[Record]) -> str:
-    """float32, one line for each n and k, one column for each number of rows."""
-    chosen = [cell for cell in cells if cell["dtype"] == "float32" and 2 * cell["k"] <= cell["n"]]
-    by_place = {(c["n"], c["k"], c["rows"], c["op"]): c["seconds"] for c in chosen}
-    rows_counts = sorted({cell["rows"] for cell in chosen})
-
-    def ratios(n: int, k: int, rows: int) -> str:
-        texts = []
-        for op in ("marginals", "marginals_grad"):
-            seconds = by_place[n, k, rows, op]
-            text = f"{seconds['linear'] / seconds['contour']:.2f}"
-            if seconds["recursion"] < min(seconds["linear"], seconds["contour"]):
-                text += " (recursion)"
-            texts.append(text)
-        return ", ".join(texts)
-
-    lines = [
-        [str(n), str(k), str(n * k), *(ratios(n, k, rows) for rows in rows_counts)]
-        for n, k in sorted({(cell["n"], cell["k"]) for cell in chosen})
-    ]
-    return table(["n", "k", "n k", *(f"{rows} rows" for rows in rows_counts)], lines)
+def _sections(
+    results: Path, sections: tuple[tuple[str, Callable[[Record], str]], ...]
+) -> list[str]:
+    paths = [(results / f"{name}.json", make) for name, make in sections]
+    return [make(json.loads(p.read_text(encoding="utf-8"))) for p, make in paths if p.exists()]
 
 
-def _perturbed(written: Record) -> str:
-    about = written["environment"]
-
-    def row(case: Record) -> list[str]:
-        ours, published = case["discrete_grad"], case["published"]
-        return [
-            case["noise"],
-            *(f"{case[part]:,}" for part in ("rows", "n", "k", "samples", "threads")),
-            case["mode"],
-            _spread(ours),
-            duration(published["p50"]),
-            f"**{multiple(case['speedup'])}**",
-            *(f"{one['peak_bytes'] / 2**20:.1f}" for one in (ours, published)),
-        ]
-
-    header = ["noise", "rows", "n", "k", "samples", "threads", "pass", "discrete_grad"]
-    header += ["published", "published / ours", "our MiB", "published MiB"]
-    parts = [
-        "## I-MLE for top-k\n",
-        f"{about['processor']}, {about['cores']} cores, {about['date'][:10]}, load average "
-        f"{about['load_average']} before, {about['load_average_after']} after. `dg.imle_topk` "
-        "beside a transcript in plain PyTorch of the published algorithm (published_imle.py): all "
-        "noise stored, torch.topk, the gamma variates of Sum-of-Gamma noise drawn one by one. "
-        "float32. Memory is what one call adds to a fresh process at its highest.\n",
-        table(header, [row(case) for case in written["cases"]]),
-    ]
-    return "\n".join(parts)
-
-
-def write() -> Path:
-    """Write BENCHMARKS.md, and say where."""
-    from gpu_report import newest, section  # which takes its tables from this module
-
-    parts = [_INTRODUCTION, *(host(written) for written in newest_results())]
-    parts += [section(written) for written in newest(RESULTS)]
-    for name, part in (("perturbed", _perturbed), ("crossover", _crossover)):
-        path = RESULTS / f"{name}.json"
-        if path.exists():
-            parts.append(part(json.loads(path.read_text(encoding="utf-8"))))
+def text(results: Path = RESULTS) -> str:
+    """BENCHMARKS.md from the files of one folder."""
     names = "\n".join(f"- `{name}`: {text}" for name, text in DESCRIPTIONS.items())
-    parts.insert(1, f"Who is compared:\n\n{names}\n")
-    OUTPUT.write_text("\n".join(parts), encoding="utf-8")
-    return OUTPUT
+    parts = [_INTRODUCTION, *_sections(results, _FIRST), f"## Who is compared\n\n{names}\n"]
+    parts += [host(written) for written in newest_results(results)]
+    parts += [gpu_report.section(written) for written in gpu_report.newest(results)]
+    return "\n".join(parts + _sections(results, _LAST))
+
+
+def write(results: Path = RESULTS, output: Path = OUTPUT) -> Path:
+    """Write BENCHMARKS.md, and return where."""
+    output.write_text(text(results), encoding="utf-8")
+    return output
 
 
 if __name__ == "__main__":

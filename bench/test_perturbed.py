@@ -6,8 +6,8 @@ from __future__ import annotations
 import json
 
 import perturbed
+import perturbed_report
 import pytest
-import report
 import torch
 
 CASE = perturbed.Case(rows=2, n=24, k=5, samples=3, noise="gumbel")
@@ -61,6 +61,6 @@ def test_a_record_is_reported(tmp_path, monkeypatch, capsys):
     written = json.loads((tmp_path / "one.json").read_text())
     assert len(written["cases"]) == len(perturbed.MODES)
     assert all(case["speedup"] > 0 for case in written["cases"])
-    text = report._perturbed(written)
+    text = perturbed_report.section(written)
     assert "| gumbel | 4,096 | 64 | 8 | 1 | 1 | forward |" in text
     assert "x" in capsys.readouterr().out
