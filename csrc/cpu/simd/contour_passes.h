@@ -207,24 +207,34 @@ DG_INLINE Complex multiply(Complex a, Complex b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
 
-// (a + i b + 1) (c + i d + 1) - 1 into a and b.
-template <class Real>
-DG_INLINE void multiply_excess(Real& a, Real& b, Real c, Real d) {
-  const Real next = (a + c) + (a * c - b * d);
-  b = (b + d) + (a * d + b * c);
-  a = next;
+// (re + i im) (a + i b) into re and im.
+DG_INLINE void multiply_complex(DoubleVec& re, DoubleVec& im, DoubleVec a, DoubleVec b) {
+  const DoubleVec next = re * a - im * b;
+  im = re * b + im * a;
+  re = next;
 }
 
-// The same product of all lanes, in each lane.
-template <class Lanes, int distance = 1>
-DG_INLINE void multiply_lanes(typename Lanes::Real& re, typename Lanes::Real& im) {
-  if constexpr (distance < Lanes::kLanes) {
-    const auto lanes = std::make_integer_sequence<int, Lanes::kLanes>{};
-    const auto other_re = rotate_lanes<distance>(re, lanes);
-    const auto other_im = rotate_lanes<distance>(im, lanes);
-    multiply_excess(re, im, other_re, other_im);
-    multiply_lanes<Lanes, 2 * distance>(re, im);
+// The product of all lanes, in each lane.
+template <int distance = 1>
+DG_INLINE void multiply_across(DoubleVec& re, DoubleVec& im) {
+  constexpr int kLanes = Wide<double>::kLanes;
+  if constexpr (distance < kLanes) {
+    const auto lanes = std::make_integer_sequence<int, kLanes>{};
+    multiply_complex(re, im, rotate_lanes<distance>(re, lanes), rotate_lanes<distance>(im, lanes));
+    multiply_across<2 * distance>(re, im);
   }
+}
+
+// The product of 1 + re + i im over all lanes. In double: of so many floats it would lose a digit.
+template <class Lanes>
+DG_INLINE Complex multiply_lanes(typename Lanes::Real re, typename Lanes::Real im) {
+  DoubleVec real = splat<Wide<double>>(1.0), imaginary{};
+  for (int part = 0; part < kDoubleParts<Lanes>; ++part) {
+    multiply_complex(real, imaginary, 1.0 + double_part<Lanes>(re, part),
+                     double_part<Lanes>(im, part));
+  }
+  multiply_across(real, imaginary);
+  return {real[0], imaginary[0]};
 }
 
 // prod_i (1 + w_i (cos t - 1) -+ i w_i sin t) for each node: the part of phi(t) that is left when
@@ -244,14 +254,15 @@ void multiply_nodes(const T* tails, int64_t begin, int64_t end, const T* cosine_
         for (int m = 0; m < kTogether; ++m) {
           const Real factor_re = w * cosine_minus_1[m];
           const Real factor_im = signed_tail * sine[m];
-          multiply_excess(re[m], im[m], factor_re, factor_im);
+          const Real next = (re[m] + factor_re) + (re[m] * factor_re - im[m] * factor_im);
+          im[m] = (im[m] + factor_im) + (re[m] * factor_im + im[m] * factor_re);
+          re[m] = next;
         }
       },
       [&] {
         for (int m = 0; m < kTogether; ++m) {
           multiply_lanes<Lanes>(re[m], im[m]);
-          product[m] = multiply(
-              product[m], {1.0 + static_cast<double>(re[m][0]), static_cast<double>(im[m][0])});
+          product[m] = multiply(product[m], multiply_lanes<Lanes>(re[m], im[m]));
           re[m] = im[m] = Real{};
         }
       });

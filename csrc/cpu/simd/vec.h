@@ -218,21 +218,30 @@ DG_INLINE auto fold_lanes(Vector value, Combine&& combine) {
   }
 }
 
+// A vector of reals as this many vectors of doubles.
+template <class Lanes>
+constexpr int kDoubleParts = sizeof(double) / sizeof(typename Lanes::Scalar);
+
+template <class Lanes>
+DG_INLINE DoubleVec double_part(typename Lanes::Real value, int part) {
+  typedef typename Lanes::Scalar Part
+      __attribute__((vector_size(kVectorBytes / kDoubleParts<Lanes>)));
+  Part parts[kDoubleParts<Lanes>];
+  std::memcpy(parts, &value, sizeof(value));
+  return __builtin_convertvector(parts[part], DoubleVec);
+}
+
 // The sum of all lanes, in double.
 template <class Lanes>
 DG_INLINE double sum_lanes(typename Lanes::Real value) {
-  const auto add = [](DoubleVec a, DoubleVec b) { return a + b; };
   if constexpr (Lanes::kLanes == 1) {
     return static_cast<double>(value);
-  } else if constexpr (std::is_same_v<typename Lanes::Real, DoubleVec>) {
-    return fold_lanes(value, add);
   } else {
-    typedef float HalfVec __attribute__((vector_size(kVectorBytes / 2)));
-    HalfVec half[2];
-    std::memcpy(half, &value, sizeof(value));
-    return fold_lanes(
-        __builtin_convertvector(half[0], DoubleVec) + __builtin_convertvector(half[1], DoubleVec),
-        add);
+    DoubleVec sum = double_part<Lanes>(value, 0);
+    for (int part = 1; part < kDoubleParts<Lanes>; ++part) {
+      sum += double_part<Lanes>(value, part);
+    }
+    return fold_lanes(sum, [](DoubleVec a, DoubleVec b) { return a + b; });
   }
 }
 
