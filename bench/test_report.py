@@ -43,6 +43,9 @@ def test_the_fastest_baseline_is_right():
     records = [_timed(OURS, 1.0), _timed(SOFTMAX, 0.1), _timed(DFT, 2.0, None)]
     records += [_timed(DP, 9.0), _timed("circuit, compiled", 3.0), _timed(TREE, 2.5, 0.5)]
     assert targets.fastest(records)["provider"] == "circuit, compiled"
+    records.append(_timed(TREE, 2.0, 1e-8))
+    assert targets.fastest(records)["provider"] == "circuit, compiled"
+    assert targets.fastest(records, targets.BASELINES)["provider"] == TREE
 
 
 def test_rows_of_the_table_are_measured():
