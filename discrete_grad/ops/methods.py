@@ -12,7 +12,7 @@ from torch import Tensor
 # so much work n min(k, n - k), where there are rows to fill the lanes of a vector. What this rule
 # loses is measured by bench/crossover.py.
 _LINEAR_ITEMS = 256
-_LINEAR_WORK = 4096
+_LINEAR_WORK = 2048
 _LINEAR_ROWS = 16
 # The linear recursion of the Triton kernels stays in registers up to about this many items, and so
 # many chosen or left out; beyond, its tree goes through memory. A rule of registers (docs/
