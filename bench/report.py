@@ -16,6 +16,7 @@ from typing import Any
 import baselines_report
 import crossover_report
 import gpu_report
+import kernels_report
 import memory_report
 import perturbed_report
 import scaling_report
@@ -132,6 +133,7 @@ _LAST = (
     ("memory", memory_report.section),
     ("perturbed", perturbed_report.section),
     ("crossover", crossover_report.section),
+    ("kernels", kernels_report.section),
 )
 
 

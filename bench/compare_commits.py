@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Time the CPU kernels of several commits side by side; write bench/results/kernels.json.
+
+    python bench/compare_commits.py COMMIT COMMIT ... [--rounds 5]
+
+The kernels alone (csrc/cpu/simd), on one thread, at this machine's SIMD level: of each commit
+csrc/ is taken from git and compiled with the driver kernels/times.cpp, then the programs run in
+turns, so that a change of the machine's speed meets all of them. The file holds the medians over
+the rounds; docs/performance.md says what each commit changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import statistics
+import subprocess
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+from machine import RESULTS, ROOT, cores, environment, load_average, save
+from tqdm import tqdm
+
+DRIVER = ROOT / "bench" / "kernels" / "times.cpp"
+OUTPUT = RESULTS / "kernels.json"
+FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
+ISA_FLAGS = {
+    "DEFAULT": [],
+    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
+    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
+}
+
+
+def git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+
+
+def build(commit: str, level: str, folder: Path) -> Path:
+    """The driver, linked with the kernels of a commit."""
+    archive = subprocess.run(
+        ["git", "archive", commit, "csrc"], cwd=ROOT, capture_output=True, check=True
+    )
+    folder.mkdir()
+    subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    include = [f"-I{folder / 'csrc'}"]
+    kernels, program = folder / "kernels.o", folder / "times"
+    source = folder / "csrc" / "cpu" / "simd" / "kernels.cpp"
+    compiled = [*ISA_FLAGS[level], f"-DCPU_CAPABILITY={level}", "-c", str(source)]
+    linked = [f"-DLEVEL={level}", str(DRIVER), str(kernels)]
+    for parts, output in ((compiled, kernels), (linked, program)):
+        subprocess.run([*compiler, *FLAGS, *include, *parts, "-o", str(output)], check=True)
+    return program
+
+
+def times(program: Path, budget: float) -> dict[str, float]:
+    """Seconds per call of each case."""
+    answer = subprocess.run(
+        [str(program), str(budget)], capture_output=True, text=True, check=True
+    ).stdout
+    return {name: float(seconds) for name, seconds in map(str.split, answer.splitlines())}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("commits", nargs="+", help="anything that git resolves, oldest first")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=0.05, help="seconds for each case and turn")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+
+    level = torch.backends.cpu.get_cpu_capability()
+    commits = [git("rev-parse", "--short=10", commit) for commit in options.commits]
+    record = environment()
+    with tempfile.TemporaryDirectory() as scratch:
+        with ThreadPoolExecutor(cores()) as pool:
+            programs = list(pool.map(lambda c: build(c, level, Path(scratch, c)), commits))
+        rounds = [
+            [times(program, options.budget) for program in programs]
+            for _ in tqdm(range(options.rounds), unit="round", disable=None)
+        ]
+    record["load_average_after"] = load_average()
+    cases = [
+        {
+            "case": case,
+            "seconds": [
+                float(f"{statistics.median(turn[at][case] for turn in rounds):.4g}")
+                for at in range(len(commits))
+            ],
+        }
+        for case in rounds[0][0]
+    ]
+    about = [{"commit": c, "subject": git("log", "-1", "--format=%s", c)} for c in commits]
+    save({"environment": record, "level": level, "commits": about, "cases": cases}, options.output)
+
+
+if __name__ == "__main__":
+    main()

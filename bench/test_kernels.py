@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The comparison of commits: its driver compiles with today's kernels, its report is complete."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import compare_commits
+import kernels_report
+import pytest
+from machine import ROOT
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler")
+def test_the_driver_fits_the_kernels() -> None:
+    command = ["c++", *compare_commits.FLAGS, "-DLEVEL=DEFAULT", f"-I{ROOT / 'csrc'}"]
+    answer = subprocess.run(
+        [*command, "-Wall", "-Wextra", "-fsyntax-only", str(compare_commits.DRIVER)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stderr == ""
+
+
+def test_report_has_every_commit_and_the_ratio_of_first_and_last() -> None:
+    about = {
+        "processor": "a processor",
+        "cores": 2,
+        "date": "2026-01-02T03:04:05+00:00",
+        "commit": "c" * 40,
+        "uncommitted_changes": False,
+        "torch": "2.13.0",
+        "load_average": [0.0, 0.0, 0.0],
+        "load_average_after": [1.0, 0.5, 0.2],
+    }
+    text = kernels_report.section(
+        {
+            "environment": about,
+            "level": "AVX2",
+            "commits": [
+                {"commit": "a" * 10, "subject": "Slow"},
+                {"commit": "b" * 10, "subject": "Fast"},
+            ],
+            "cases": [{"case": "forward-1x2-k1-s1", "seconds": [3e-6, 1e-6]}],
+        }
+    )
+    assert "Slow" in text
+    assert "Fast" in text
+    assert "| `forward-1x2-k1-s1` | 3 us | 1 us | **3.0** |" in text
