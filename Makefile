@@ -36,7 +36,7 @@ endif
 # The first time pip shows its progress, after that only what is wrong.
 QUIET_AGAIN = $$(test ! -e $(STAMP) || echo --quiet)
 
-CPP_FILES = $(shell find csrc examples tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CPP_FILES = $(shell find csrc examples tests bench -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 TORCH_CMAKE = $$(python -c 'import torch.utils; print(torch.utils.cmake_prefix_path)')
 
 .PHONY: help
