@@ -181,7 +181,7 @@ def main() -> None:
             progress.set_description(case.id)
             deviations = check(case)
             for mode in MODES:
-                result = run(case, mode, options.threads, 0.5 if options.quick else 3.0)
+                result = run(case, mode, options.threads, 0.2 if options.quick else 1.5)
                 results.append({**result, "deviations": round(deviations, 2)})
     record["load_average_after"] = load_average()
     for result in results:
