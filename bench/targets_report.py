@@ -18,8 +18,11 @@ BOUNDS: dict[str, str] = {
     "a forward and backward call (below) is a good part of our time.",
     "marginals forward + backward, B=1024 n=64 k=8": "with 1024 short rows each of the DP's 64 "
     "steps is one wide operation, and both do O(n k) arithmetic: `auto` takes a recursion here.",
-    "exact sample over the marginals": "a draw needs the tilt that the marginals need, and then "
-    "random numbers for every item and the law of a count at each halving of the row.",
+    "exact sample over the marginals": "beyond 64 items a draw takes five passes of sigmoids over "
+    "the row for the marginals' two, since its tilt must be found to rounding, and 1.41 random "
+    "words an item (docs/performance.md).",
+    "marginals, n=10^6, k=10^5": "k = n/2 of this symmetric row is the fastest: its first guess of "
+    "the tilt is right, so one pass finds it; every other k takes two.",
 }
 
 
