@@ -100,6 +100,12 @@ struct MarginalsVjpFunction : Function<MarginalsVjpFunction> {
   }
 };
 
+// Over the first dimension; of a single sample, the most usual case, without another tensor of its
+// size. A symbolic number is not looked at, since that would fix it in a compiled graph.
+at::Tensor sum_of_samples(const at::Tensor& samples) {
+  return samples.sym_size(0).maybe_as_int() == 1 ? samples.select(0, 0) : samples.sum(0);
+}
+
 struct SimpleFunction : Function<SimpleFunction> {
   static constexpr bool is_traceable = true;
 
@@ -116,9 +122,10 @@ struct SimpleFunction : Function<SimpleFunction> {
   // The samples share their logits, and the product is linear: sum first, then one product.
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const auto saved = ctx->get_saved_variables();
-    const at::Tensor grad_logits = ops::subset_marginals_vjp(
-        saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
-        ctx->saved_data["method"].toStringRef(), std::nullopt, grads[0].sum(0), std::nullopt);
+    const at::Tensor grad_logits =
+        ops::subset_marginals_vjp(saved[0], ctx->saved_data["k"].toSymInt(), as_optional(saved[1]),
+                                  ctx->saved_data["method"].toStringRef(), std::nullopt,
+                                  sum_of_samples(grads[0]), std::nullopt);
     return {grad_logits, {}, {}, {}, {}, {}};
   }
 };
