@@ -3,20 +3,11 @@
 // Tensors that subsets are written to.
 #pragma once
 
-#include <cstring>
 #include <limits>
 
 #include "cpu/rows.h"
 
 namespace dg {
-
-// The number as it stands in memory.
-template <class T>
-uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(value));
-  return bits;
-}
 
 // k-hot rows; NaN in an invalid row.
 template <class T>

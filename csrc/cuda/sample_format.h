@@ -5,7 +5,6 @@
 
 #include <ATen/Dispatch.h>
 
-#include <cstring>
 #include <limits>
 
 #include "cuda/launchers.h"
@@ -13,14 +12,6 @@
 
 namespace dg {
 namespace cuda {
-
-// The number as it stands in memory.
-template <class T>
-uint64_t bits_of(T value) {
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(value));
-  return bits;
-}
 
 // 1 for a chosen item, NaN in an invalid row.
 inline SampleFormat sample_format(at::ScalarType dtype) {
