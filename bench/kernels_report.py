@@ -1,28 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The section of BENCHMARKS.md on the CPU kernels, from what bench/compare_commits.py wrote."""
+"""The sections of BENCHMARKS.md on the CPU kernels, from what bench/compare_commits.py wrote."""
 
 from __future__ import annotations
 
 from tables import Record, duration, multiple, table, taken_on
 
 
-def section(written: Record) -> str:
-    commits = written["commits"]
-    names = "\n".join(f"- `{entry['commit']}`: {entry['subject']}" for entry in commits)
+def by_commit(written: Record) -> str:
+    """Columns: the kernels of several commits."""
+    variants = written["variants"]
+    names = "\n".join(f"- `{entry['commit']}`: {entry['subject']}" for entry in variants)
+    return "\n".join(
+        [
+            "## CPU kernels, commit by commit\n",
+            f"{taken_on(written['environment'])} The kernels alone, float32, one thread, "
+            f"{variants[0]['level']}: programs made of each commit, run in turns "
+            "(`python bench/compare_commits.py`). docs/performance.md says what was tried and "
+            "why.\n",
+            names + "\n",
+            _times(written, [f"`{entry['commit'][:7]}`" for entry in variants]),
+        ]
+    )
+
+
+def by_level(written: Record) -> str:
+    """Columns: the SIMD levels of one commit."""
+    levels = [entry["level"] for entry in written["variants"]]
+    return "\n".join(
+        [
+            "## CPU kernels, by SIMD level\n",
+            f"{taken_on(written['environment'])} The same driver; DEFAULT is the portable code "
+            "(SSE2 on this machine), to stay within 4 times AVX2.\n",
+            _times(written, levels),
+        ]
+    )
+
+
+def _times(written: Record, columns: list[str]) -> str:
     rows = []
     for case in written["cases"]:
         seconds = case["seconds"]
         ratio = f"**{multiple(seconds[0] / seconds[-1])}**"
         rows.append([f"`{case['case']}`", *(duration(one) for one in seconds), ratio])
-    header = ["op-rows x n-k-samples", *(f"`{c['commit'][:7]}`" for c in commits), "first / last"]
-    return "\n".join(
-        [
-            "## CPU kernels, commit by commit\n",
-            f"{taken_on(written['environment'])} The kernels alone, float32, one thread, "
-            f"{written['level']}: programs made of each commit, run in turns "
-            "(`python bench/compare_commits.py`). docs/performance.md says what was tried and "
-            "why.\n",
-            names + "\n",
-            table(header, rows),
-        ]
-    )
+    return table(["op-rows x n-k-samples", *columns, "first / last"], rows)

@@ -133,7 +133,8 @@ _LAST = (
     ("memory", memory_report.section),
     ("perturbed", perturbed_report.section),
     ("crossover", crossover_report.section),
-    ("kernels", kernels_report.section),
+    ("kernels", kernels_report.by_commit),
+    ("kernels-simd", kernels_report.by_level),
 )
 
 

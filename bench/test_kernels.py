@@ -36,17 +36,19 @@ def test_report_has_every_commit_and_the_ratio_of_first_and_last() -> None:
         "load_average": [0.0, 0.0, 0.0],
         "load_average_after": [1.0, 0.5, 0.2],
     }
-    text = kernels_report.section(
-        {
-            "environment": about,
-            "level": "AVX2",
-            "commits": [
-                {"commit": "a" * 10, "subject": "Slow"},
-                {"commit": "b" * 10, "subject": "Fast"},
-            ],
-            "cases": [{"case": "forward-1x2-k1-s1", "seconds": [3e-6, 1e-6]}],
-        }
-    )
-    assert "Slow" in text
-    assert "Fast" in text
-    assert "| `forward-1x2-k1-s1` | 3 us | 1 us | **3.0** |" in text
+    written = {
+        "environment": about,
+        "variants": [
+            {"commit": "a" * 10, "level": "DEFAULT", "subject": "Slow"},
+            {"commit": "b" * 10, "level": "AVX2", "subject": "Fast"},
+        ],
+        "cases": [{"case": "forward-1x2-k1-s1", "seconds": [3e-6, 1e-6]}],
+    }
+    row = "| `forward-1x2-k1-s1` | 3 us | 1 us | **3.0** |"
+    by_commit = kernels_report.by_commit(written)
+    assert row in by_commit
+    assert "Slow" in by_commit
+    assert "Fast" in by_commit
+    by_level = kernels_report.by_level(written)
+    assert row in by_level
+    assert "| DEFAULT | AVX2 |" in by_level
