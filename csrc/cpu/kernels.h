@@ -26,6 +26,10 @@ struct Executor {
   void (*run)(int64_t count, void (*task)(void* context, int64_t index), void* context);
 };
 
+// Rows of up to so many items are sampled a whole vector of rows at a time, which is the division
+// of the work over threads; of longer ones each by itself.
+constexpr int64_t kSampledTogether = 1024;
+
 // What perturbation noise is drawn from.
 template <class T>
 struct NoiseLaw {

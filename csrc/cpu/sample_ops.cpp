@@ -12,7 +12,8 @@ void draw_rows(const at::Tensor& logits, int64_t k, const std::optional<at::Tens
     using T = scalar_t;
     const Problem<T> problem(logits, k, row_k);
     const uint64_t key = read_seed(seed);
-    serve_rows(problem.rows.rows, problem.rows.n, lanes_of(sizeof(T)),
+    const int64_t group = problem.rows.n <= kSampledTogether ? lanes_of(sizeof(T)) : 1;
+    serve_rows(problem.rows.rows, problem.rows.n, group,
                [&](int64_t begin, int64_t end, const Executor& executor) {
                  kernels<T>().sample(problem.rows, begin, end, num_samples, key, out, executor);
                });

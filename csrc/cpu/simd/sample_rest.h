@@ -47,7 +47,7 @@ class RestBatch {
       : n_(n),
         seed_(seed),
         out_(out),
-        room_(n <= kWaitingItems ? kLanes : 1),
+        room_(n <= kSampledTogether ? kLanes : 1),
         chosen_(room_ * n),
         items_(room_ * kTreeItems) {}
 
@@ -88,9 +88,6 @@ class RestBatch {
   }
 
  private:
-  // Of longer rows few are drawn at once, and what they have chosen would leave the cache.
-  static constexpr int64_t kWaitingItems = 8192;
-
   template <class Lanes>
   void draw(RestTree<Lanes>& tree) {
     const Rows<T> problem{items_.get(), target_, 0, waiting_, m_};
