@@ -262,7 +262,8 @@ void sample_long_rows(const Rows<T>& problem, int64_t begin, int64_t end, int64_
         write_certain<T>(out, p, problem, r, kind);
       }
     }
-    // Threads share rows out in whole vectors: so the same draws wait together, whoever draws them.
+    // Threads share rows whose draws wait out in whole vectors (kSampledTogether): so the same
+    // draws wait together, whoever draws them.
     if ((r + 1) % RestBatch<T>::kLanes == 0) batch.flush();
   }
   batch.flush();
