@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //
-// The algebras in which the tree multiplies polynomials: probabilities (linear), their logarithms,
-// and each with a tangent, which turns the outside pass into a derivative of it.
+// The algebra in which the tree multiplies polynomials of the logarithms of probabilities, and the
+// same with a tangent, which turns the outside pass into a derivative of it. linear_algebra.h has
+// that of the probabilities themselves.
 #pragma once
 
 #include "cpu/simd/math.h"
@@ -33,7 +34,8 @@ DG_INLINE typename Lanes::Real log_lanes(typename Lanes::Real x) {
 // A value and its derivative along one direction.
 template <class Real>
 struct Dual {
-  Real v, d;
+  Real v;
+  Real d{};
 };
 template <class Real>
 DG_INLINE Dual<Real> operator+(Dual<Real> a, Dual<Real> b) {
@@ -45,8 +47,8 @@ DG_INLINE Dual<Real> operator*(Dual<Real> a, Dual<Real> b) {
 }
 template <class Real>
 DG_INLINE Dual<Real> operator/(Dual<Real> a, Dual<Real> b) {
-  const Real quotient = a.v / b.v;
-  return {quotient, (a.d - quotient * b.d) / b.v};
+  const Real inverse = (Real{} + 1) / b.v, quotient = a.v * inverse;
+  return {quotient, (a.d - quotient * b.d) * inverse};
 }
 
 // log(1 + e^{-|x|}) is what log sigmoid(x) and log sigmoid(-x) share: it keeps the logarithm of a
@@ -64,90 +66,6 @@ DG_INLINE LogSigmoid<Lanes> log_sigmoid(typename Lanes::Real x) {
   const Real rest = log_lanes<Lanes>(Scalar(1) + exp_lanes<Lanes>(negative));
   return {select(above, Real{}, x) - rest, select(above, -x, Real{}) - rest};
 }
-
-// Probabilities: with tilted items every coefficient is one, and underflow is harmless.
-template <class NumberType>
-struct LinearAlgebra {
-  using Number = NumberType;
-
-  static void multiply(const Number* left, int64_t left_degree, const Number* right,
-                       int64_t right_degree, Number* product, int64_t from, int64_t to) {
-    // Half of a tree's nodes are the lowest, a quarter those above: there a loop costs more than
-    // its sums.
-    if (is_whole<1>(left_degree, right_degree, from, to)) {
-      multiply_whole<1>(left, right, product);
-    } else if (is_whole<2>(left_degree, right_degree, from, to)) {
-      multiply_whole<2>(left, right, product);
-    } else {
-      for (int64_t j = from; j <= to; ++j) {
-        Number sum{};
-        const int64_t last = at_most(j, left_degree);
-        for (int64_t a = at_least(0, j - right_degree); a <= last; ++a) {
-          sum = sum + left[a] * right[j - a];
-        }
-        product[j] = sum;
-      }
-    }
-  }
-
-  static void pull_back(const Number* left, int64_t left_degree, const Number* right,
-                        int64_t right_degree, const Number*, const Number* adjoint, int64_t from,
-                        int64_t to, Number* adjoint_left, Number* adjoint_right) {
-    if (is_whole<1>(left_degree, right_degree, from, to)) {
-      correlate_whole<1>(adjoint, right, adjoint_left);
-      correlate_whole<1>(adjoint, left, adjoint_right);
-    } else if (is_whole<2>(left_degree, right_degree, from, to)) {
-      correlate_whole<2>(adjoint, right, adjoint_left);
-      correlate_whole<2>(adjoint, left, adjoint_right);
-    } else {
-      correlate(adjoint, from, to, right, right_degree, adjoint_left, left_degree);
-      correlate(adjoint, from, to, left, left_degree, adjoint_right, right_degree);
-    }
-  }
-
- private:
-  // Both factors of this degree, and no coefficient of the product left out.
-  template <int degree>
-  static bool is_whole(int64_t left_degree, int64_t right_degree, int64_t from, int64_t to) {
-    return left_degree == degree && right_degree == degree && from == 0 && to == 2 * degree;
-  }
-
-  template <int degree>
-  static void multiply_whole(const Number* left, const Number* right, Number* product) {
-#pragma GCC unroll 8
-    for (int j = 0; j <= 2 * degree; ++j) {
-      Number sum{};
-#pragma GCC unroll 4
-      for (int a = j > degree ? j - degree : 0; a <= (j < degree ? j : degree); ++a) {
-        sum = sum + left[a] * right[j - a];
-      }
-      product[j] = sum;
-    }
-  }
-
-  // result[a] = sum over b of adjoint[a + b] other[b].
-  template <int degree>
-  static void correlate_whole(const Number* adjoint, const Number* other, Number* result) {
-#pragma GCC unroll 4
-    for (int a = 0; a <= degree; ++a) {
-      Number sum{};
-#pragma GCC unroll 4
-      for (int b = 0; b <= degree; ++b) sum = sum + adjoint[a + b] * other[b];
-      result[a] = sum;
-    }
-  }
-
-  // The same for a + b from `from` to `to`.
-  static void correlate(const Number* adjoint, int64_t from, int64_t to, const Number* other,
-                        int64_t other_degree, Number* result, int64_t degree) {
-    for (int64_t a = 0; a <= degree; ++a) {
-      Number sum{};
-      const int64_t last = at_most(other_degree, to - a);
-      for (int64_t b = at_least(0, from - a); b <= last; ++b) sum = sum + adjoint[a + b] * other[b];
-      result[a] = sum;
-    }
-  }
-};
 
 // exp(left + right - product): the posterior probability of a split, 0 where it is impossible.
 template <class Lanes>

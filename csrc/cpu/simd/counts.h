@@ -4,7 +4,7 @@
 // second derivatives by the outside pass.
 #pragma once
 
-#include "cpu/simd/tree_marginals.h"
+#include "cpu/simd/lane_groups.h"
 
 namespace dg {
 inline namespace CPU_CAPABILITY {

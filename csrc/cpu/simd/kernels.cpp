@@ -5,6 +5,7 @@
 
 #include "cpu/simd/contour_vjp.h"
 #include "cpu/simd/counts.h"
+#include "cpu/simd/linear_marginals.h"
 #include "cpu/simd/perturbed_topk.h"
 #include "cpu/simd/sample_halving.h"
 #include "cpu/simd/third_cumulant.h"
@@ -14,6 +15,13 @@
 #define DG_CONCAT(a, b) DG_CONCAT_(a, b)
 
 namespace dg {
+
+template <class T>
+static void tree_forward(const Rows<T>& problem, TreeAlgebra algebra, int64_t begin, int64_t end,
+                         T* marginals, T* log_partition) {
+  const auto forward = algebra == TreeAlgebra::kLinear ? linear_forward<T> : recursion_forward<T>;
+  forward(problem, begin, end, marginals, log_partition);
+}
 
 template <class T>
 static constexpr Kernels<T> table() {

@@ -41,6 +41,29 @@ DG_INLINE void log_in_place(double* values) {
   }
 }
 
+// A sum for each lane, in double.
+template <class Lanes>
+class LaneTotals {
+ public:
+  void add(typename Lanes::Real value) {
+    if constexpr (Lanes::kLanes == 1) {
+      total_[0] += static_cast<double>(value);
+    } else {
+      for (int part = 0; part < kParts; ++part) total_[part] += double_part<Lanes>(value, part);
+    }
+  }
+
+  void add_to(double* result) const {
+    double lane[Lanes::kLanes];
+    std::memcpy(lane, total_, sizeof(lane));
+    for (int l = 0; l < Lanes::kLanes; ++l) result[l] += lane[l];
+  }
+
+ private:
+  static constexpr int kParts = Lanes::kLanes == 1 ? 1 : kDoubleParts<Lanes>;
+  std::conditional_t<Lanes::kLanes == 1, double, DoubleVec> total_[kParts] = {};
+};
+
 template <class Lanes>
 class LaneRows {
  public:
@@ -51,8 +74,10 @@ class LaneRows {
   using IntScalar = typename Lanes::IntScalar;
   using Mask = decltype(Real{} > Real{});
   static constexpr int kLanes = Lanes::kLanes;
+  static constexpr int kMostExtension = 3;
 
-  explicit LaneRows(int64_t most_items) : n_(most_items), theta_(most_items), tails_(most_items) {}
+  explicit LaneRows(int64_t most_items)
+      : n_(most_items), theta_(most_items), tails_(most_items + kMostExtension) {}
 
   // Rows first .. first + count - 1; unused lanes repeat the last row.
   void load_rows(const Rows<Scalar>& rows, int64_t first, int count) {
@@ -115,29 +140,44 @@ class LaneRows {
     for (int l = 0; l < kLanes; ++l) {
       result[l] = static_cast<double>(beyond[l]) * static_cast<double>(s[l]);
     }
-    Real product{};
-    for (int64_t i = 0; i < n_; ++i) {
-      const Tail<Lanes> tail = unpack_tail<Lanes>(tails_[i]);
-      const Real e = tail.w / (Scalar(1) - tail.w);
-      product += e + e * product;
-      const Real theta = theta_[i];
-      const auto counted = tail.is_above & (theta < splat<Lanes>(Scalar(INFINITY)));
-      store<Lanes>(lane, select(counted, theta, Real{}));
-      for (int l = 0; l < kLanes; ++l) result[l] += static_cast<double>(lane[l]);
-      if ((i + 1) % kFold == 0 || i + 1 == n_) {
-        store<Lanes>(lane, product);
+    // exp of the softplus of -|x| is 1 / (1 - w), kept without its 1, which would hide small tails.
+    // For a few items it is made of their w and 1 - w, with one division.
+    constexpr int64_t kTogether = 16;
+    LaneTotals<Lanes> beyond_half;
+    Real beyond_one{};
+    for (int64_t begin = 0; begin < n_; begin += kTogether) {
+      const int64_t end = begin + kTogether < n_ ? begin + kTogether : n_;
+      Real missing{}, rest = splat<Lanes>(Scalar(1));  // they are 1 together
+      for (int64_t i = begin; i < end; ++i) {
+        const Tail<Lanes> tail = unpack_tail<Lanes>(tails_[i]);
+        const Real part = Scalar(1) - tail.w;
+        missing = tail.w + missing * part;
+        rest *= part;
+        const Real theta = theta_[i];
+        const auto counted = tail.is_above & (theta < splat<Lanes>(Scalar(INFINITY)));
+        beyond_half.add(select(counted, theta, Real{}));
+      }
+      const Real e = missing / rest;
+      beyond_one += e + e * beyond_one;
+      if (end % kFold == 0 || end == n_) {
+        store<Lanes>(lane, beyond_one);
         double factor[kLanes];
         for (int l = 0; l < kLanes; ++l) factor[l] = 1.0 + static_cast<double>(lane[l]);
         log_in_place<kLanes>(factor);
         for (int l = 0; l < kLanes; ++l) result[l] += factor[l];
-        product = Real{};
+        beyond_one = Real{};
       }
     }
+    beyond_half.add_to(result);
   }
 
   Real theta(int64_t i) const { return theta_[i]; }
   Real tilted(int64_t i) const { return theta_[i] + tilt_; }
   Real tail(int64_t i) const { return tails_[i]; }
+  // Sets the tails of items beyond the row, up to `num_items`: at most kMostExtension.
+  void extend(int64_t num_items, Real tail) {
+    for (int64_t i = n_; i < num_items; ++i) tails_[i] = tail;
+  }
   Int k() const { return k_; }
   // A mask: the lanes where something is left to choose.
   auto ordinary() const {
@@ -164,8 +204,32 @@ class LaneRows {
     }
   }
 
-  // As `summarize` of row.h, but the moments are taken about the middle of the row.
+  // As `summarize` of row.h, for all lanes at once.
   void summarize_lanes() {
+    const Real first = theta_[0];
+    Real sum{}, square{};
+    smallest_ = largest_ = first;
+    for (int64_t i = 0; i < n_; ++i) {
+      const Real theta = theta_[i];
+      smallest_ = smaller(theta, smallest_);
+      largest_ = larger(theta, largest_);
+      const Real shifted = theta - first;
+      sum += shifted;
+      square += shifted * shifted;
+    }
+    // No infinity, no NaN, and nothing so large that it overflows.
+    const Real zero = square - square;
+    if (!any_lane(zero != zero)) {
+      live_ = Int{} + static_cast<IntScalar>(n_);
+      forced_ = nan_ = Int{};
+      set_moments(first, sum, square);
+    } else {
+      summarize_special();
+    }
+    name_kinds();
+  }
+
+  void summarize_special() {
     const Real infinity = splat<Lanes>(Scalar(INFINITY));
     smallest_ = infinity;
     largest_ = -infinity;
@@ -179,25 +243,31 @@ class LaneRows {
       forced_ += one_where(theta == infinity);
       nan_ += one_where(theta != theta);
     }
-    const auto any_live = live_ > Int{};
-    const Real middle = select(any_live, Scalar(0.5) * smallest_ + Scalar(0.5) * largest_, Real{});
+    // A lane of numbers gets the same sums as without special lanes beside it, to the bit.
+    const Real first = theta_[0];
+    const Real origin = select((first < infinity) & (first > -infinity), first,
+                               select(live_ > Int{}, smallest_, Real{}));
     Real sum{}, square{};
     for (int64_t i = 0; i < n_; ++i) {
       const Real theta = theta_[i];
       const auto is_live = (theta < infinity) & (theta > -infinity);
-      const Real centred = select(is_live, theta - middle, Real{});
-      sum += centred;
-      square += centred * centred;
+      const Real shifted = select(is_live, theta - origin, Real{});
+      sum += shifted;
+      square += shifted * shifted;
     }
-    const Real live = select(any_live, convert<Real>(live_), splat<Lanes>(Scalar(1)));
+    set_moments(origin, sum, square);
+  }
+
+  // From the sums of theta - origin and of its square over the live items.
+  void set_moments(Real origin, Real sum, Real square) {
+    const Real live = select(live_ > Int{}, convert<Real>(live_), splat<Lanes>(Scalar(1)));
     const Real mean = sum / live;
     const Real variance = square / live - mean * mean;
     // Overflowing squares must not spoil the guess, which the bracket then bounds.
     const auto usable = (variance >= Real{}) & (variance < splat<Lanes>(Scalar(1e30)));
     variance_ = select(usable, variance, Real{});
-    mean_ = middle + mean;
-    mean_ = select((mean_ >= smallest_) & (mean_ <= largest_), mean_, middle);
-    name_kinds();
+    mean_ = origin + mean;
+    mean_ = select((mean_ >= smallest_) & (mean_ <= largest_), mean_, origin);
   }
 
   void name_kinds() {
@@ -238,7 +308,7 @@ class LaneRows {
 
   int64_t n_;
   Buffer<Real> theta_;  // [n_]
-  Buffer<Real> tails_;  // [n_]
+  Buffer<Real> tails_;  // [n_ + kMostExtension]
   Int k_, live_, forced_, nan_, above_;
   Real smallest_, largest_, mean_, variance_, tilt_;
   RowKind kind_[kLanes];

@@ -39,6 +39,19 @@ DG_INLINE void transpose_block(typename Lanes::Real* block) {
   }
 }
 
+// Lane l of block[i] and lane i of block[l] change places; then each block is given to
+// use(i, block[i]) in turn, i < count. A loop over a number that the compiler knows copies nothing.
+template <class Lanes, class Use>
+DG_INLINE void transpose_each(typename Lanes::Real* block, int count, Use&& use) {
+  transpose_block<Lanes>(block);
+  if (count == Lanes::kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < Lanes::kLanes; ++i) use(i, block[i]);
+  } else {
+    for (int i = 0; i < count; ++i) use(i, block[i]);
+  }
+}
+
 // columns[i] = item i of rows first .. first + count - 1, [rows, n]; unused lanes repeat the last.
 template <class Lanes>
 void read_columns(const typename Lanes::Scalar* rows, int64_t n, int64_t first, int count,
@@ -50,8 +63,7 @@ void read_columns(const typename Lanes::Scalar* rows, int64_t n, int64_t first, 
     for (int l = 0; l < kLanes; ++l) {
       block[l] = load_items<Lanes>(rows + (first + (l < count ? l : count - 1)) * n, i, width, 0);
     }
-    transpose_block<Lanes>(block);
-    for (int j = 0; j < width; ++j) columns[i + j] = block[j];
+    transpose_each<Lanes>(block, width, [&](int j, auto column) { columns[i + j] = column; });
   }
 }
 
@@ -63,9 +75,11 @@ void write_columns(const typename Lanes::Real* columns, int64_t n, int64_t first
   for (int64_t i = 0; i < n; i += kLanes) {
     const int width = static_cast<int>(n - i < kLanes ? n - i : kLanes);
     typename Lanes::Real block[kLanes];
+#pragma GCC unroll 16
     for (int j = 0; j < kLanes; ++j) block[j] = columns[i + (j < width ? j : 0)];
-    transpose_block<Lanes>(block);
-    for (int l = 0; l < count; ++l) store_items<Lanes>(rows + (first + l) * n, i, width, block[l]);
+    transpose_each<Lanes>(block, count, [&](int l, auto row) {
+      store_items<Lanes>(rows + (first + l) * n, i, width, row);
+    });
   }
 }
 

@@ -13,7 +13,8 @@
 namespace dg {
 inline namespace CPU_CAPABILITY {
 
-// Layout of the floating-point formats, and enough terms for |r| <= log(2) / 2 (exp) and
+// Layout of the floating-point formats; (e^r - 1 - r) / r^2 for |r| <= log(2) / 2, from r^0 up, the
+// best of its degree in the relative error of e^r (3e-9 and 4e-18); and enough terms for
 // |f| <= 0.172 (log).
 template <class Scalar>
 struct Format;
@@ -21,7 +22,9 @@ template <>
 struct Format<float> {
   static constexpr int kMantissaBits = 23;
   static constexpr int kBias = 127;
-  static constexpr int kExpTerms = 7;
+  static constexpr float kExpSeries[] = {0.49999993414687388f, 0.16666520444423417f,
+                                         0.041668387421586111f, 0.0083687350008963244f,
+                                         0.0013814911737877990f};
   static constexpr int kLogTerms = 5;
   static constexpr float kRounder = 12582912.0f;     // 1.5 * 2^23
   static constexpr float kSmallestExp = -87.33654f;  // log of the smallest normal number
@@ -33,7 +36,10 @@ template <>
 struct Format<double> {
   static constexpr int kMantissaBits = 52;
   static constexpr int kBias = 1023;
-  static constexpr int kExpTerms = 13;
+  static constexpr double kExpSeries[] = {
+      0.50000000000000106,   0.16666666666666408,    0.041666666666530085,  0.0083333333334969836,
+      0.0013888888943690445, 0.00019841269502158442, 2.4801493007162651e-5, 2.7557589516520904e-6,
+      2.7630288584536052e-7, 2.4999287243233761e-8};
   static constexpr int kLogTerms = 10;
   static constexpr double kRounder = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr double kSmallestExp = -708.3964185322641;
@@ -49,20 +55,19 @@ DG_INLINE typename Lanes::Real exp_nonpositive(typename Lanes::Real x) {
   using Int = typename Lanes::Int;
   using Scalar = typename Lanes::Scalar;
   using F = Format<Scalar>;
-  const auto vanishes = x < F::kSmallestExp;
-  const Real argument = select(vanishes, Real{}, x);
-  const Real shifted = argument * Scalar(1.44269504088896340736) + F::kRounder;
+  // The nearest whole number of log 2, which stands in the low bits of `shifted` as it is.
+  const Real shifted = x * Scalar(1.44269504088896340736) + F::kRounder;
   const Real whole = shifted - F::kRounder;
-  const Real r = (argument - whole * F::kLog2High) - whole * F::kLog2Low;
-  // 1 + r (1 + r/2 (1 + r/3 (...))) needs no table and no division: the factors 1/j are constants.
-  Real series = splat<Lanes>(Scalar(1));
+  const Real r = (x - whole * F::kLog2High) - whole * F::kLog2Low;
+  constexpr int kTerms = sizeof(F::kExpSeries) / sizeof(Scalar);
+  Real series = splat<Lanes>(F::kExpSeries[kTerms - 1]);
 #pragma GCC unroll 16
-  for (int j = F::kExpTerms; j >= 1; --j) {
-    series = Scalar(1) + (r * Scalar(1.0 / j)) * series;
-  }
-  const Int exponent = convert<Int>(whole);
-  const Real scale = bit_cast<Real>((exponent + F::kBias) << F::kMantissaBits);
-  return select(vanishes, Real{}, series * scale);
+  for (int j = kTerms - 2; j >= 0; --j) series = F::kExpSeries[j] + r * series;
+  series = Scalar(1) + r * (Scalar(1) + r * series);
+  // Times 2^whole; far below 0 that is no number, and not looked at.
+  const Int power = bit_cast<Int>(shifted) << F::kMantissaBits;
+  const Real result = bit_cast<Real>(bit_cast<Int>(series) + power);
+  return select(x < F::kSmallestExp, Real{}, result);
 }
 
 // log(x) for x positive and normal; log(0) = -inf.

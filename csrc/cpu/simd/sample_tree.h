@@ -5,9 +5,10 @@
 #pragma once
 
 #include "core/philox.h"
+#include "cpu/simd/lane_groups.h"
+#include "cpu/simd/linear_algebra.h"
 #include "cpu/simd/random.h"
 #include "cpu/simd/sample_output.h"
-#include "cpu/simd/tree_marginals.h"
 
 namespace dg {
 inline namespace CPU_CAPABILITY {
@@ -51,7 +52,7 @@ class TreeSampler {
 
   void prepare(const LaneRows<Lanes>& rows) {
     start_ = select(rows.ordinary(), rows.k(), Int{});
-    work_.plan_for(n_, largest_lane(start_));
+    work_.plan_for(largest_lane(start_));
     const TreePlan& plan = work_.plan();
     Real* values = work_.values();
     for (int64_t i = 0; i < n_; ++i) {

@@ -3,9 +3,9 @@
 // A balanced tree over the items of a row. Node h holds the law of the number of chosen items below
 // it, up to a largest count: the truncated product of its children's polynomials.
 //
-// Nodes are numbered as in a heap: root 1, children 2h and 2h + 1, leaf of item i at width + i. The
-// width is a power of two; a child without items is the constant 1, and its parent shares the other
-// child's storage.
+// Nodes are numbered as in a heap: root 1, children 2h and 2h + 1, leaf l at width + l. The width
+// is a power of two; a child without items is the constant 1, and its parent shares the other
+// child's storage. A leaf is one item, or a block of them (linear_block.h).
 #pragma once
 
 #include "cpu/simd/buffer.h"
@@ -15,15 +15,19 @@ inline namespace CPU_CAPABILITY {
 
 class TreePlan {
  public:
-  TreePlan(int64_t items, int64_t max_count)
-      : items_(items),
-        width_(width_for(items)),
+  // Of the last block a part may be missing: its items count as ones that are never chosen.
+  TreePlan(int64_t items, int64_t max_count, int64_t items_per_leaf = 1)
+      : leaves_((items + items_per_leaf - 1) / items_per_leaf),
+        width_(width_for(leaves_)),
         below_(2 * width_),
         offset_(2 * width_),
         degree_(2 * width_) {
     for (int64_t h = 2 * width_ - 1; h >= 1; --h) {
-      const bool is_leaf = h >= width_;
-      below_[h] = is_leaf ? (h - width_ < items_ ? 1 : 0) : below_[2 * h] + below_[2 * h + 1];
+      if (h < width_) {
+        below_[h] = below_[2 * h] + below_[2 * h + 1];
+      } else {
+        below_[h] = h - width_ < leaves_ ? items_per_leaf : 0;
+      }
     }
     set_max_count(max_count);
   }
@@ -42,17 +46,19 @@ class TreePlan {
       } else {
         offset_[h] = size_;
         // A leaf has two coefficients also where no item may be counted (max_count = 0).
-        size_ += (is_leaf ? 1 : degree_[h]) + 1;
+        size_ += (is_leaf && degree_[h] == 0 ? 1 : degree_[h]) + 1;
       }
     }
   }
 
   bool is_empty(int64_t h) const { return offset_[h] == kEmpty; }
+  int64_t leaves() const { return leaves_; }
   int64_t width() const { return width_; }
   int64_t size() const { return size_; }
   int64_t offset(int64_t h) const { return offset_[h]; }
   int64_t degree(int64_t h) const { return degree_[h]; }
-  int64_t leaf_offset(int64_t item) const { return offset_[width_ + item]; }
+  int64_t leaf_offset(int64_t leaf) const { return offset_[width_ + leaf]; }
+  int64_t leaf_degree(int64_t leaf) const { return degree_[width_ + leaf]; }
   // An inner node with items below both children: the only ones with work to do.
   bool is_product(int64_t h) const { return h < width_ && !is_empty(2 * h + 1); }
 
@@ -64,7 +70,7 @@ class TreePlan {
     return width;
   }
 
-  int64_t items_;
+  int64_t leaves_;
   int64_t width_;
   int64_t max_count_ = -1;
   int64_t size_ = 0;
@@ -77,19 +83,22 @@ class TreePlan {
 template <class NumberType, class RealType = NumberType>
 class TreeWorkspace {
  public:
-  explicit TreeWorkspace(int64_t items) : plan_(items, 0), values_(0), adjoints_(0), columns_(0) {}
+  explicit TreeWorkspace(int64_t items, int64_t items_per_leaf = 1)
+      : plan_(items, 0, items_per_leaf),
+        values_(0),
+        adjoints_(0),
+        columns_(plan_.leaves() * items_per_leaf) {}
 
-  void plan_for(int64_t items, int64_t max_count) {
+  void plan_for(int64_t max_count) {
     plan_.set_max_count(max_count);
     values_.reserve(plan_.size());
     adjoints_.reserve(plan_.size());
-    columns_.reserve(items);
   }
 
   const TreePlan& plan() const { return plan_; }
   NumberType* values() { return values_.get(); }
   NumberType* adjoints() { return adjoints_.get(); }
-  RealType* columns() { return columns_.get(); }  // [items]
+  RealType* columns() { return columns_.get(); }  // [leaves, items of a leaf]
 
  private:
   TreePlan plan_;
