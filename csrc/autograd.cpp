@@ -216,9 +216,24 @@ struct PerturbedTopkDifferenceFunction : Function<PerturbedTopkDifferenceFunctio
   }
 };
 
+// Whether something will be differentiated through these: only then is a node of the graph made,
+// which takes as long as a small op. A backward pass without a graph of its own makes none.
+bool is_tracked(const at::Tensor& tensor) {
+  if (!tensor.defined()) return false;
+  const bool has_tangent = tensor._fw_grad(/*level=*/0).defined();
+  return has_tangent || (at::GradMode::is_enabled() && tensor.requires_grad());
+}
+bool is_tracked(const std::optional<at::Tensor>& tensor) {
+  return tensor.has_value() && is_tracked(*tensor);
+}
+
 std::tuple<at::Tensor, at::Tensor, at::Tensor> subset_marginals(
     const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
     c10::string_view method) {
+  if (!is_tracked(logits)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::subset_marginals(logits, std::move(k), row_k, method);
+  }
   auto results = MarginalsFunction::apply(logits, std::move(k), row_k, std::string(method));
   return {results[0], results[1], results[2]};
 }
@@ -228,6 +243,11 @@ at::Tensor subset_marginals_vjp(const at::Tensor& logits, c10::SymInt k,
                                 const std::optional<at::Tensor>& state,
                                 const std::optional<at::Tensor>& grad_marginals,
                                 const std::optional<at::Tensor>& grad_log_partition) {
+  if (!is_tracked(logits) && !is_tracked(grad_marginals) && !is_tracked(grad_log_partition)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::subset_marginals_vjp(logits, std::move(k), row_k, method, state, grad_marginals,
+                                     grad_log_partition);
+  }
   return MarginalsVjpFunction::apply(logits, std::move(k), row_k, std::string(method), state,
                                      grad_marginals, grad_log_partition);
 }
@@ -240,6 +260,10 @@ at::Tensor subset_third_cumulant(const at::Tensor& logits, c10::SymInt k,
 
 at::Tensor simple(const at::Tensor& logits, c10::SymInt k, const std::optional<at::Tensor>& row_k,
                   c10::SymInt num_samples, c10::string_view method, const at::Tensor& seed) {
+  if (!is_tracked(logits)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::simple(logits, std::move(k), row_k, std::move(num_samples), method, seed);
+  }
   return SimpleFunction::apply(logits, std::move(k), row_k, std::move(num_samples), method, seed);
 }
 
@@ -293,11 +317,19 @@ std::tuple<at::Tensor, at::Tensor> perturbed_topk_difference(
 }
 
 at::Tensor count_log_prob(const at::Tensor& logits, c10::SymInt max_count) {
+  if (!is_tracked(logits)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::count_log_prob(logits, std::move(max_count));
+  }
   return CountLogProbFunction::apply(logits, std::move(max_count));
 }
 
 at::Tensor count_log_prob_vjp(const at::Tensor& logits, c10::SymInt max_count,
                               const at::Tensor& grad) {
+  if (!is_tracked(logits) && !is_tracked(grad)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::count_log_prob_vjp(logits, std::move(max_count), grad);
+  }
   return CountLogProbVjpFunction::apply(logits, std::move(max_count), grad);
 }
 

@@ -83,6 +83,12 @@ void write_state(const SolvedRow<T>& solved, T* state) {
   }
 }
 
+// Whether the row was an ordinary one: of others the number of nodes is left 0, or NaN.
+template <class T>
+DG_INLINE bool is_solved(const T* state) {
+  return state[1] > T(0);
+}
+
 template <class T>
 void contour_forward(const Rows<T>& rows, int64_t begin, int64_t end, T* marginals,
                      T* log_partition, T* state, const Executor& executor) {

@@ -166,36 +166,36 @@ SoftplusSums softplus_segment(const T* row, const T* tails, int64_t begin, int64
   using Lanes = Wide<T>;
   using Real = typename Lanes::Real;
   SoftplusSums sums;
-  double lane_theta[Lanes::kLanes] = {};
-  Real product{};  // prod (1 + e) - 1: exact for tails far below rounding, and never near -1
+  LaneTotals<Lanes> theta_above;
+  Real product{};    // prod (1 + e) - 1: exact for tails far below rounding, and never near -1
+  double all = 0.0;  // the same over all lanes
+  // A lane is below 2^kFold: up to here one more is still a double.
+  constexpr double kMost = 0x1p900;
   for_vectors<Lanes>(
       begin, end,
       [&](int64_t i, int count) {
         const Real theta = load_items<Lanes>(row, i, count, -T(INFINITY));
         const Tail<Lanes> tail = unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
         const auto counted = tail.is_above & (theta < T(INFINITY));
-        T lane[Lanes::kLanes];
-        store<Lanes>(lane, select(counted, theta, Real{}));
-        for (int l = 0; l < Lanes::kLanes; ++l) lane_theta[l] += static_cast<double>(lane[l]);
+        theta_above.add(select(counted, theta, Real{}));
         const Real e = tail.w / (T(1) - tail.w);
         product += e + e * product;
       },
       [&] {
         T lane[Lanes::kLanes];
         store<Lanes>(lane, product);
-        // Each is below 2^kFold: half of all lanes, multiplied, are still a double.
-        constexpr int kTogether = Lanes::kLanes < 8 ? Lanes::kLanes : 8;
-        for (int l = 0; l < Lanes::kLanes; l += kTogether) {
-          double together = 0.0;
-          for (int j = l; j < l + kTogether; ++j) {
-            const double next = static_cast<double>(lane[j]);
-            together += next + next * together;
+        for (int l = 0; l < Lanes::kLanes; ++l) {
+          const double next = static_cast<double>(lane[l]);
+          all += next + next * all;
+          if (all > kMost) {
+            sums.log_rest += std::log1p(all);
+            all = 0.0;
           }
-          sums.log_rest += std::log1p(together);
         }
         product = Real{};
       });
-  for (int l = 0; l < Lanes::kLanes; ++l) sums.theta_above += lane_theta[l];
+  sums.log_rest += std::log1p(all);
+  sums.theta_above = theta_above.total();
   return sums;
 }
 
@@ -261,7 +261,6 @@ void multiply_nodes(const T* tails, int64_t begin, int64_t end, const T* cosine_
       },
       [&] {
         for (int m = 0; m < kTogether; ++m) {
-          multiply_lanes<Lanes>(re[m], im[m]);
           product[m] = multiply(product[m], multiply_lanes<Lanes>(re[m], im[m]));
           re[m] = im[m] = Real{};
         }

@@ -120,7 +120,7 @@ void vjp_segment(T* tails, const T* g, int64_t begin, int64_t end, const Nodes<T
       [] {});
 }
 
-// The row as the forward pass left it in `state`, or solved again.
+// The row as the forward pass left it in `state`.
 template <class T>
 SolvedRow<T> restore_row(const T* row, int64_t n, const T* state, T* tails,
                          const Executor& executor, Workspace& work) {
@@ -212,6 +212,14 @@ void contour_vjp(const Rows<T>& rows, int64_t begin, int64_t end, const T* state
     const T* g = grad_marginals == nullptr ? nullptr : grad_marginals + r * n;
     const T scale = grad_log_partition == nullptr ? T(0) : grad_log_partition[r];
     T* out = grad_logits + r * n;
+    const T* saved = state == nullptr ? nullptr : state + r * contour_state_width<T>();
+    if (saved != nullptr && is_solved(saved)) {
+      const SolvedRow<T> solved = restore_row<T>(row, n, saved, out, executor, work);
+      covariance_product<T>(solved, n, g, scale, out, executor, work);
+      // Without it they are 0 as it is.
+      if (scale != T(0)) zero_forced<T>(row, n, out);
+      continue;
+    }
     const RowSummary summary = summarize<T>(row, n, executor, work.summary.get());
     const RowKind kind = row_kind(summary, rows.row_count(r));
     if (kind == RowKind::kInvalid) {
@@ -219,10 +227,8 @@ void contour_vjp(const Rows<T>& rows, int64_t begin, int64_t end, const T* state
     } else if (kind != RowKind::kOrdinary) {
       certain_gradient<T>(row, n, kind, scale, out);
     } else {
-      const T* saved = state == nullptr ? nullptr : state + r * contour_state_width<T>();
       const SolvedRow<T> solved =
-          saved == nullptr ? solve_row<T>(row, n, rows.row_count(r), summary, out, executor, work)
-                           : restore_row<T>(row, n, saved, out, executor, work);
+          solve_row<T>(row, n, rows.row_count(r), summary, out, executor, work);
       covariance_product<T>(solved, n, g, scale, out, executor, work);
       if (summary.forced > 0) zero_forced<T>(row, n, out);
     }

@@ -88,6 +88,7 @@ void finish_certain_rows(const Rows<typename Lanes::Scalar>& problem, const Lane
                          int64_t first, int count, typename Lanes::Scalar* marginals,
                          typename Lanes::Scalar* log_partition) {
   using Scalar = typename Lanes::Scalar;
+  if (rows.all_live()) return;
   for (int l = 0; l < count; ++l) {
     const Scalar* row = problem.logits + (first + l) * problem.n;
     Scalar* mu = marginals + (first + l) * problem.n;
@@ -102,19 +103,17 @@ void finish_certain_rows(const Rows<typename Lanes::Scalar>& problem, const Lane
   }
 }
 
+// From P(S = k) at the tilt (kLog: its logarithm).
 template <class Lanes, bool kLog>
 void write_log_partition(const LaneRows<Lanes>& rows, typename Lanes::Real at_target, int64_t first,
                          int count, typename Lanes::Scalar* log_partition) {
   using Scalar = typename Lanes::Scalar;
-  constexpr int kLanes = Lanes::kLanes;
-  double outside[kLanes], inside[kLanes];
-  rows.outside_log_partition(outside);
-  Scalar lane[kLanes];
-  store<Lanes>(lane, at_target);
-  for (int l = 0; l < kLanes; ++l) inside[l] = static_cast<double>(lane[l]);
-  if constexpr (!kLog) log_in_place<kLanes>(inside);
+  double outside[Lanes::kLanes];
+  rows.outside_log_partition(kLog ? splat<Lanes>(Scalar(1)) : at_target, outside);
+  Scalar inside[Lanes::kLanes] = {};
+  if constexpr (kLog) store<Lanes>(inside, at_target);
   for (int l = 0; l < count; ++l) {
-    log_partition[first + l] = static_cast<Scalar>(outside[l] + inside[l]);
+    log_partition[first + l] = static_cast<Scalar>(outside[l] + static_cast<double>(inside[l]));
   }
 }
 

@@ -41,29 +41,6 @@ DG_INLINE void log_in_place(double* values) {
   }
 }
 
-// A sum for each lane, in double.
-template <class Lanes>
-class LaneTotals {
- public:
-  void add(typename Lanes::Real value) {
-    if constexpr (Lanes::kLanes == 1) {
-      total_[0] += static_cast<double>(value);
-    } else {
-      for (int part = 0; part < kParts; ++part) total_[part] += double_part<Lanes>(value, part);
-    }
-  }
-
-  void add_to(double* result) const {
-    double lane[Lanes::kLanes];
-    std::memcpy(lane, total_, sizeof(lane));
-    for (int l = 0; l < Lanes::kLanes; ++l) result[l] += lane[l];
-  }
-
- private:
-  static constexpr int kParts = Lanes::kLanes == 1 ? 1 : kDoubleParts<Lanes>;
-  std::conditional_t<Lanes::kLanes == 1, double, DoubleVec> total_[kParts] = {};
-};
-
 template <class Lanes>
 class LaneRows {
  public:
@@ -130,8 +107,9 @@ class LaneRows {
     tilt_ = s;
   }
 
-  // log Z without log P(S = k): sum softplus(theta + s) - k s over live items.
-  void outside_log_partition(double* result) const {
+  // log Z without log P(S = k), which is sum softplus(theta + s) - k s over live items, plus the
+  // logarithm of `factor`.
+  void outside_log_partition(Real factor, double* result) const {
     Scalar s[kLanes], lane[kLanes];
     IntScalar beyond[kLanes];
     store<Lanes>(s, tilt_);
@@ -161,10 +139,14 @@ class LaneRows {
       beyond_one += e + e * beyond_one;
       if (end % kFold == 0 || end == n_) {
         store<Lanes>(lane, beyond_one);
-        double factor[kLanes];
-        for (int l = 0; l < kLanes; ++l) factor[l] = 1.0 + static_cast<double>(lane[l]);
-        log_in_place<kLanes>(factor);
-        for (int l = 0; l < kLanes; ++l) result[l] += factor[l];
+        double product[kLanes];
+        for (int l = 0; l < kLanes; ++l) product[l] = 1.0 + static_cast<double>(lane[l]);
+        if (end == n_) {
+          store<Lanes>(lane, factor);
+          for (int l = 0; l < kLanes; ++l) product[l] *= static_cast<double>(lane[l]);
+        }
+        log_in_place<kLanes>(product);
+        for (int l = 0; l < kLanes; ++l) result[l] += product[l];
         beyond_one = Real{};
       }
     }
@@ -184,8 +166,10 @@ class LaneRows {
     const Int target = k_ - forced_;
     return (target > Int{}) & (target < live_) & (nan_ == Int{});
   }
-  RowKind kind(int lane) const { return kind_[lane]; }
-  bool has_nan(int lane) const { return has_nan_[lane]; }
+  // Every lane is ordinary and its items are all live.
+  bool all_live() const { return all_live_; }
+  RowKind kind(int lane) const { return all_live_ ? RowKind::kOrdinary : kind_[lane]; }
+  bool has_nan(int lane) const { return !all_live_ && has_nan_[lane]; }
   int64_t n() const { return n_; }
 
  private:
@@ -219,14 +203,16 @@ class LaneRows {
     }
     // No infinity, no NaN, and nothing so large that it overflows.
     const Real zero = square - square;
-    if (!any_lane(zero != zero)) {
+    const bool all_finite = !any_lane(zero != zero);
+    if (all_finite) {
       live_ = Int{} + static_cast<IntScalar>(n_);
       forced_ = nan_ = Int{};
       set_moments(first, sum, square);
     } else {
       summarize_special();
     }
-    name_kinds();
+    all_live_ = all_finite && !any_lane(ordinary() == 0);
+    if (!all_live_) name_kinds();
   }
 
   void summarize_special() {
@@ -311,8 +297,9 @@ class LaneRows {
   Buffer<Real> tails_;  // [n_ + kMostExtension]
   Int k_, live_, forced_, nan_, above_;
   Real smallest_, largest_, mean_, variance_, tilt_;
-  RowKind kind_[kLanes];
-  bool has_nan_[kLanes];
+  bool all_live_;
+  RowKind kind_[kLanes] = {};  // unless all_live_
+  bool has_nan_[kLanes] = {};
 };
 
 }  // namespace CPU_CAPABILITY

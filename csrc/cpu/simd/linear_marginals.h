@@ -187,6 +187,7 @@ void linear_vjp_group(const Rows<typename Lanes::Scalar>& problem, int64_t first
     direction[i] = mu.d + scale * mu.v;
   });
   write_columns<Lanes>(direction, n, first, count, grad_logits);
+  if (rows.all_live()) return;
   for (int l = 0; l < count; ++l) {
     const Scalar* row = problem.logits + (first + l) * n;
     Scalar* out = grad_logits + (first + l) * n;

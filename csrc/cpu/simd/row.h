@@ -73,6 +73,39 @@ DG_INLINE void store_items(typename Lanes::Scalar* row, int64_t i, int count,
   }
 }
 
+// The sums of a segment of numbers that are all finite: the usual case. False, and nothing said, if
+// one is not, or if their squares overflow.
+template <class T>
+bool summarize_finite(const T* row, int64_t begin, int64_t end, T origin, RowSummary& summary) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  Real least = splat<Lanes>(origin), most = least;
+  Real sum{}, square{};
+  double total = 0.0, total_square = 0.0;
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Real theta = load_items<Lanes>(row, i, count, origin);
+        const Real centred = theta - origin;
+        least = smaller(theta, least);
+        most = larger(theta, most);
+        sum += centred;
+        square += centred * centred;
+      },
+      [&] {
+        total += sum_lanes<Lanes>(sum);
+        total_square += sum_lanes<Lanes>(square);
+        sum = square = Real{};
+      });
+  if (!(total_square < static_cast<double>(INFINITY))) return false;
+  summary.live = end - begin;
+  summary.smallest = static_cast<double>(smallest_lane(least));
+  summary.largest = static_cast<double>(largest_lane(most));
+  summary.mean = total;
+  summary.variance = total_square;
+  return true;
+}
+
 // Mean and variance are only a first guess for the tilt: float sums are enough, and they are taken
 // about the first finite logit, so that a common shift costs nothing.
 template <class T>
@@ -140,7 +173,10 @@ RowSummary summarize(const T* row, int64_t n, const Executor& executor, RowSumma
     }
   }
   auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-    partial[segment] = summarize_segment<T>(row, begin, end, origin);
+    partial[segment] = RowSummary();
+    if (!summarize_finite<T>(row, begin, end, origin, partial[segment])) {
+      partial[segment] = summarize_segment<T>(row, begin, end, origin);
+    }
   };
   for_segments(n, executor, body);
   RowSummary all;

@@ -245,6 +245,37 @@ DG_INLINE double sum_lanes(typename Lanes::Real value) {
   }
 }
 
+// A sum for each lane, in double.
+template <class Lanes>
+class LaneTotals {
+ public:
+  void add(typename Lanes::Real value) {
+    if constexpr (Lanes::kLanes == 1) {
+      total_[0] += static_cast<double>(value);
+    } else {
+      for (int part = 0; part < kParts; ++part) total_[part] += double_part<Lanes>(value, part);
+    }
+  }
+
+  void add_to(double* result) const {
+    double lane[Lanes::kLanes];
+    std::memcpy(lane, total_, sizeof(lane));
+    for (int l = 0; l < Lanes::kLanes; ++l) result[l] += lane[l];
+  }
+
+  double total() const {
+    double lane[Lanes::kLanes] = {};
+    add_to(lane);
+    double sum = 0.0;
+    for (double value : lane) sum += value;
+    return sum;
+  }
+
+ private:
+  static constexpr int kParts = Lanes::kLanes == 1 ? 1 : kDoubleParts<Lanes>;
+  std::conditional_t<Lanes::kLanes == 1, double, DoubleVec> total_[kParts] = {};
+};
+
 template <class Int>
 DG_INLINE int64_t add_lanes(Int value) {
   return fold_lanes(value, [](Int a, Int b) { return a + b; });
