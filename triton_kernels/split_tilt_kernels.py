@@ -177,7 +177,10 @@ def sum_span(logits, row, n, s, start, end, BLOCK: tl.constexpr, DTYPE: tl.const
 
 @triton.jit
 def update_tilt(record, excess, variance, above, DTYPE: tl.constexpr):
-    """One step of the search from the sums at info's tilt; returns whether it is over."""
+    """One step of the search from the sums at info's tilt; returns whether it is over.
+
+    One thread writes what all have read.
+    """
     count = tl.load(record + COUNT)
     target = tl.load(record + TARGET)
     value = tl.load(record + TILT)
@@ -195,6 +198,7 @@ def update_tilt(record, excess, variance, above, DTYPE: tl.constexpr):
     )
     rounded = step.to(DTYPE).to(tl.float64)
     over = tilt_is_good(missing, variance, TOLERANCE) | (rounded == value)
+    tl.debug_barrier()
     tl.store(record + LOWER, lower)
     tl.store(record + UPPER, upper)
     tl.store(record + TILT, tl.where(over, value, rounded))
@@ -244,6 +248,5 @@ def split_finish_tilt_kernel(logits, info, n, BLOCK: tl.constexpr, DTYPE: tl.con
         tl.debug_barrier()  # what the last step wrote is there
         s = tl.load(record + TILT).to(DTYPE)
         excess, variance, above = sum_span(logits, row, n, s, 0, n, BLOCK, DTYPE)
-        tl.debug_barrier()
         searching = update_tilt(record, excess, variance, above, DTYPE) == 0
         step += 1
