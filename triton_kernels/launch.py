@@ -19,6 +19,8 @@ from torch import Tensor
 __all__ = ["Specialisation", "launch", "recording"]
 
 _INT32 = 2**31
+# Of a multiprocessor of every NVIDIA GPU that is served: a program that asks for more cannot start.
+_REGISTERS = 2**16
 
 _TYPES = {
     torch.float64: "*fp64",
@@ -82,6 +84,7 @@ def launch(
         num_warps: warps of a program.
         max_registers: that a thread may take on an NVIDIA GPU: 128 for 8 warps or more, else 255.
             Left alone, the assembler rather spills a few registers than lose a step of occupancy.
+            Never more than there are for so many warps.
         fp_fusion: whether the compiler may fuse products and sums. Without, each operation rounds
             by itself, so that kernels that make the same number anew get the same bits.
         constants: the constexprs.
@@ -90,6 +93,7 @@ def launch(
         return
     if max_registers is None:
         max_registers = 255 if num_warps <= 4 else 128
+    max_registers = min(max_registers, _REGISTERS // (32 * num_warps))
     launches = _record.get()
     if launches is not None:
         named = dict(zip(kernel.arg_names, args, strict=False))
