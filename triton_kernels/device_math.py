@@ -14,6 +14,7 @@ __all__ = [
     "log1p_unit",
     "minus_log1p_minus",
     "multiply_minus_1",
+    "rounded_product",
     "sin_cos_pi",
     "with_sign",
 ]
@@ -97,6 +98,17 @@ def multiply_minus_1(a_re, a_im, b_re, b_im):
     re = (a_re + b_re) + (a_re * b_re - a_im * b_im)
     im = (a_im + b_im) + (a_re * b_im + a_im * b_re)
     return re, im
+
+
+@triton.jit
+def rounded_product(a, b):
+    """a b, rounded before anything is added to it.
+
+    For products that are summed over the lanes of a warp: fused with the first sum, each lane would
+    add the exact product of its own to the rounded one of another, and lanes would hold different
+    sums of the same row.
+    """
+    return tl.fma(a, b, 0.0)
 
 
 @triton.jit

@@ -14,6 +14,7 @@ keep their relative accuracy under any tilt that is not far off.
 import triton
 import triton.language as tl
 
+from .device_math import rounded_product
 from .tilt import ALL, INVALID, NONE, ORDINARY, find_tilt, load_counts, load_tile, row_kind
 
 __all__ = ["linear_kernel", "linear_vjp_kernel"]
@@ -214,7 +215,8 @@ def _log_partition(theta, e, above, s, kind, k, probability):
     surplus = (tl.sum(above.to(tl.int32), axis=1).to(tl.int64) - k).to(s.dtype)
     ordinary = kind == ORDINARY
     surplus = tl.where(ordinary, surplus, 0.0)
-    shift = surplus * s
+    # Rounded by itself: a fused sum would be one of the exact product, whose rest is added too.
+    shift = rounded_product(surplus, s)
     high, low = _exact_sum(high, low, shift, tl.fma(surplus, s, 0.0 - shift))
     rest = tl.reduce(1.0 + e, 1, _multiply) * probability
     log_z = high + (low + tl.log(tl.where(ordinary, rest, 1.0)))

@@ -9,7 +9,7 @@ its tree keeps lower degrees. Rows of any length: a tile [R, C] goes over its ro
 import triton
 import triton.language as tl
 
-from .device_math import log1p_unit
+from .device_math import log1p_unit, rounded_product
 from .tilt import (
     ALL,
     INVALID,
@@ -79,7 +79,7 @@ def _summary(logits, row, n, count, R: tl.constexpr, C: tl.constexpr, DTYPE: tl.
         finite = (theta > float("-inf")) & (theta < float("inf"))
         away = tl.where(finite, theta - top[:, None], 0.0).to(tl.float32)
         total += tl.sum(away, axis=1)
-        square += tl.sum(away * away, axis=1)
+        square += tl.sum(rounded_product(away, away), axis=1)
         begin += C
     items = tl.maximum(live, 1).to(tl.float32)
     shift = total / items
@@ -131,7 +131,7 @@ def _tilt(
             q, p, _, is_above = _item((theta + s[:, None]).to(tl.float32))
             # sum q = (number of items with q > 1/2) + excess
             excess += tl.sum(tl.where(is_above, 0.0 - p, q), axis=1)
-            spread += tl.sum(q * p, axis=1)
+            spread += tl.sum(rounded_product(q, p), axis=1)
             above += tl.sum(is_above.to(tl.int32), axis=1)
             begin += C
         off = excess.to(DTYPE) + (above - forced - target).to(DTYPE)

@@ -8,7 +8,7 @@ brings sum_i sigmoid(theta_i + s) near k; every formula of the contour is exact 
 import triton
 import triton.language as tl
 
-from .device_math import is_negative, with_sign
+from .device_math import is_negative, rounded_product, with_sign
 
 __all__ = [
     "find_tilt",
@@ -70,12 +70,12 @@ def tails_at(theta, s):
 def sums_at(tails):
     """(sum of q up to whole items, V, number of items with q > 1/2) of each row of signed tails.
 
-    sum q = above + excess.
+    sum q = above + excess. All lanes of a row have the same sums, to the bit.
     """
     above = is_negative(tails)
     w = tl.abs(tails)
     excess = tl.sum(tails, axis=1)
-    variance = tl.sum(w * (1.0 - w), axis=1)
+    variance = tl.sum(rounded_product(w, 1.0 - w), axis=1)
     return excess, variance, tl.sum(above.to(tl.int32), axis=1)
 
 
@@ -135,7 +135,7 @@ def find_tilt(theta, live, forced, target, ordinary, tolerance, POLISH: tl.const
     away = tl.where(finite, theta - largest[:, None], 0.0)
     shift = tl.sum(away, axis=1) / items
     away = tl.where(finite, away - shift[:, None], 0.0)
-    spread = tl.sum(away * away, axis=1) / items
+    spread = tl.sum(rounded_product(away, away), axis=1) / items
     target = tl.where(ordinary, target, 1)
     live = tl.where(ordinary, live, 2)
     value, lower, upper, logit = tilt_first_guess(
