@@ -45,13 +45,14 @@ _PROBE = """
 import json, platform, torch
 if not torch.cuda.is_available():
     raise SystemExit(f"no CUDA device is visible to torch {torch.__version__}")
-import triton
+import setuptools, triton
 found = torch.cuda.get_device_properties(0)
 print(json.dumps({
     "device": found.name, "capability": f"{found.major}{found.minor}",
     "device_memory_gib": round(found.total_memory / 2**30, 1),
     "python": platform.python_version(), "torch": torch.__version__,
     "cuda": torch.version.cuda, "triton": triton.__version__,
+    "setuptools": setuptools.__version__,
 }))
 """
 
@@ -108,8 +109,14 @@ def commands(out: Path, capability: str) -> list[Command]:
     # nvcc for this device alone.
     here = {"TORCH_CUDA_ARCH_LIST": f"{capability[:-1]}.{capability[-1]}"}
     return [
-        Command("build", "install", (*pip, "--editable", str(ROOT)), 90, here),
+        # Nothing else runs without it, and what it leaves over goes to the others.
+        Command("build", "install", (*pip, "--editable", str(ROOT)), 180, here),
         Command("build", "kernels", (*aot, "--output", str(out / "kernels.md")), 50),
+        # First of all that launches start; it also compiles what the sanitizers will watch.
+        *(
+            Command("tests", f"every op, {backend}", (*small, f"--backend={backend}"), 30)
+            for backend in backends
+        ),
         Command("tests", "values", (*pytest, *others, *side_by_side, xml("values")), 130),
         Command("tests", "execution", (*pytest, *alone, xml("execution")), 75),
         *(
@@ -126,7 +133,8 @@ def commands(out: Path, capability: str) -> list[Command]:
             for backend, share in backends.items()
             for tool, own in tools.items()
         ),
-        Command("bench", "bench/gpu.py", bench, 80),
+        # Its modules lie beside it: the one script whose folder must be on the path.
+        Command("bench", "bench/gpu.py", bench, 80, {"PYTHONSAFEPATH": ""}),
     ]
 
 
