@@ -32,10 +32,12 @@ from glob import glob
 from pathlib import Path
 from typing import ClassVar
 
+import setuptools
 from setuptools import Command, find_packages, setup
 from setuptools.command.build import build
 
 PACKAGE = "discrete_grad"
+OLDEST_SETUPTOOLS = 77  # the first that knows pyproject.toml's license and license-files (PEP 639)
 # Commands that compile. The others (egg_info, sdist, ...) need neither torch nor a compiler.
 BUILD_COMMANDS = {"build", "build_ext", "bdist_wheel", "editable_wheel", "install", "develop"}
 # Real per-file flags: GCC's target pragmas leave __AVX2__ undefined for the preprocessor.
@@ -272,6 +274,12 @@ class clean_build(build):
 
 
 def main() -> None:
+    if int(setuptools.__version__.partition(".")[0]) < OLDEST_SETUPTOOLS:
+        # Its own error is that the project is described wrongly.
+        raise SystemExit(
+            f"setuptools {OLDEST_SETUPTOOLS} or newer is needed to build {PACKAGE}, this is "
+            f"{setuptools.__version__}: pip install 'setuptools>={OLDEST_SETUPTOOLS}'"
+        )
     commands: dict[str, type[Command]] = {"build": clean_build, "build_report": build_report}
     extensions = []
     if BUILD_COMMANDS.intersection(sys.argv[1:]):
