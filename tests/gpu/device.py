@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -32,6 +35,19 @@ def require_memory(gib: float) -> None:
     free, total = (size / 2**30 for size in torch.cuda.mem_get_info())
     if free < gib:
         pytest.skip(f"needs {gib:.0f} GiB of device memory, {free:.1f} of {total:.1f} GiB are free")
+
+
+@contextmanager
+def synchronisation_is_an_error() -> Iterator[None]:
+    """Inside, PyTorch raises where it would wait for the device."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that it does not detect every synchronisation
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def seeded(seed: int, device: torch.device = DEVICE) -> torch.Generator:

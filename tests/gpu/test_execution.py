@@ -4,14 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import torch
 from torch import Tensor
 
 import discrete_grad as dg
-from tests.gpu.device import DEVICE, require_cuda, seeded
+from tests.gpu.device import DEVICE, require_cuda, seeded, synchronisation_is_an_error
 
 require_cuda()
 pytestmark = pytest.mark.gpu
@@ -105,16 +104,6 @@ def test_a_graph_draws_as_the_program_does(gpu_backend):
     torch.cuda.manual_seed(11)
     for draw in captured:
         assert torch.equal(draw, dg.subset.sample(logits, 20))
-
-
-@contextmanager
-def synchronisation_is_an_error() -> Iterator[None]:
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
 
 
 def every_function(logits: Tensor, k: int, sizes: Tensor) -> list[Tensor]:

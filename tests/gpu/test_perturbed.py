@@ -14,7 +14,12 @@ from torch import Tensor
 from discrete_grad import reference
 from discrete_grad.reference import noise as reference_noise
 from discrete_grad.reference import topk as reference_topk
-from tests.gpu.device import DEVICE, require_cuda, require_memory
+from tests.gpu.device import (
+    DEVICE,
+    require_cuda,
+    require_memory,
+    synchronisation_is_an_error,
+)
 
 require_cuda()
 pytestmark = pytest.mark.gpu
@@ -191,12 +196,8 @@ def test_cuda_graph_and_no_synchronisation(gpu_backend, rows, n, k):
         )
 
     run()
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with synchronisation_is_an_error():
         run()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = run()
