@@ -100,12 +100,13 @@ def commands(out: Path, capability: str) -> list[Command]:
     side_by_side = ("-n", str(min(os.cpu_count() or 1, 12))) if find_spec("xdist") else ()
     bench = (python, str(ROOT / "bench" / "gpu.py"), "--output", str(out / "bench.json"))
     sanitizer = ("--error-exitcode=1", "--target-processes=application-only", "--print-limit=20")
+    sanitize = cuda_tool("compute-sanitizer") or "compute-sanitizer"
     small = (python, str(ROOT / "tests" / "gpu" / "small_shapes.py"))
     # Without torch's caching allocator, so that a tensor's end is an allocation's end.
     plain = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     tools = {"memcheck": ("--report-api-errors=no",), "racecheck": (), "initcheck": ()}
     # The CUDA kernels need no compilation while a tool watches, so they take less time.
-    backends = {"triton": 30, "cuda": 12} if has_nvcc() else {"triton": 30}
+    backends = {"triton": 30, "cuda": 12} if cuda_tool("nvcc") else {"triton": 30}
     # nvcc for this device alone.
     here = {"TORCH_CUDA_ARCH_LIST": f"{capability[:-1]}.{capability[-1]}"}
     return [
@@ -124,7 +125,7 @@ def commands(out: Path, capability: str) -> list[Command]:
                 "sanitize",
                 f"{tool} {backend}",
                 (
-                    *("compute-sanitizer", f"--tool={tool}", *sanitizer, *own),
+                    *(sanitize, f"--tool={tool}", *sanitizer, *own),
                     *(*small, f"--backend={backend}"),
                 ),
                 share,
@@ -138,13 +139,12 @@ def commands(out: Path, capability: str) -> list[Command]:
     ]
 
 
-def has_nvcc() -> bool:
-    """As csrc/cuda/build.py looks for it."""
+def cuda_tool(name: str) -> str | None:
+    """Where a program of CUDA's toolkit is, looked for as csrc/cuda/build.py looks for nvcc."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if home:
-        return shutil.which("nvcc", path=os.path.join(home, "bin")) is not None
-    found = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    return found is not None
+        return shutil.which(name, path=os.path.join(home, "bin"))
+    return shutil.which(name) or shutil.which(name, path="/usr/local/cuda/bin")
 
 
 def junit_folder(out: Path) -> Path:
@@ -167,6 +167,9 @@ def run(command: Command, out: Path, limit: float) -> Step:
         return step
     log = out / "log.txt"
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
+    # Of an environment that is not activated too: the build looks for ninja there.
+    folders = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath))
+    environment["PATH"] = os.pathsep.join(folders)
     start = time.monotonic()
     with log.open("a", encoding="utf-8") as output:
         print(f"{_HEADER} {step.stage}: {step.name}: {line}", file=output, flush=True)
