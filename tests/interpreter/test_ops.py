@@ -8,6 +8,8 @@ import torch
 
 import discrete_grad as dg
 from discrete_grad import reference
+from discrete_grad.triton_kernels import LAUNCHERS
+from discrete_grad.triton_kernels.launch import recording
 from tests.topk.noise_table import quantile_table
 
 LOGITS = torch.randn(2, 3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -81,3 +83,19 @@ def test_entropy_and_its_gradient():
         (wanted,) = torch.autograd.grad(expected.sum(), other)
     assert torch.allclose(entropy, expected, atol=1e-12, rtol=0)
     assert torch.allclose(gradient, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("n", [100, 3000, 70_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_program_may_not_take_more_registers_than_there_are(dtype, n):
+    """A kernel compiled for more does not start on any device."""
+    logits = torch.empty(2, n, dtype=dtype, device="meta")
+    seed = torch.empty(1, dtype=torch.int64, device="meta")
+    with recording() as launches:
+        _, _, state = LAUNCHERS["subset_marginals"](logits, 9, None, "contour")
+        LAUNCHERS["subset_marginals_vjp"](logits, 9, None, "contour", state, logits, None)
+        LAUNCHERS["subset_sample"](logits, 9, None, 2, seed)
+        LAUNCHERS["perturbed_topk"](logits, 9, None, 2, None, 1.0, seed)
+    assert launches
+    for variant in launches:
+        assert 32 * variant.num_warps * variant.max_registers <= 2**16
