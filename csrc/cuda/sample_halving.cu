@@ -92,7 +92,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   const T* row = problem.logits + r * problem.n;
   uint32_t* bits = scratch_bits + draw * words;
   RowKind kind = first[r].kind;
-  copy_level(team, first[r].level, level);
+  // Only ordinary rows have a first level.
+  if (kind == RowKind::kOrdinary) copy_level(team, first[r].level, level);
   team.sync();
 
   Items<T> items = {row, 1, problem.n};
@@ -115,6 +116,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     ++levels;
     kind = row_kind(summary, target);
     if (kind == RowKind::kOrdinary && items.count > kTreeItems) {
+      team.sync();  // all have read the level that is overwritten
       prepare_level(team, items, target, summary, level);
     }
   }
