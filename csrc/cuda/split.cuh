@@ -18,11 +18,13 @@ constexpr int64_t kSplitTileItems = kSplitThreads * SplitTile::kItems;
 constexpr int kFold = 64;
 
 struct Part {
+  int64_t block;  // its multiples are offsets: 64 bits
   int64_t row, number, begin, end;
 
   DG_DEVICE Part(Split split, int64_t n)
-      : row(blockIdx.x / split.parts),
-        number(blockIdx.x % split.parts),
+      : block(blockIdx.x),
+        row(block / split.parts),
+        number(block % split.parts),
         begin(number * split.span),
         end(begin + split.span < n ? begin + split.span : n) {}
 };

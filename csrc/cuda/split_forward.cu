@@ -21,7 +21,7 @@ __global__ void __launch_bounds__(kSplitThreads)
   const Part part(split, rows.n);
   const SplitTilt& found = tilts[part.row];
   const T* const row = rows.logits + part.row * rows.n;
-  double* const record = partial + blockIdx.x * kProductRecord<T>;
+  double* const record = partial + part.block * kProductRecord<T>;
   const bool ordinary = found.kind == RowKind::kOrdinary;
   const T s = static_cast<T>(found.tilt.value);
 

@@ -37,8 +37,8 @@ __global__ void __launch_bounds__(kSplitThreads)
       });
   all = team.reduce(all, Add());
   if (team.rank() != 0) return;
-  means[blockIdx.x * kMeanRecord] = all.of[0];
-  means[blockIdx.x * kMeanRecord + 1] = all.of[1];
+  means[part.block * kMeanRecord] = all.of[0];
+  means[part.block * kMeanRecord + 1] = all.of[1];
 }
 
 // The centre of g, and whether the row has a covariance at all.
@@ -89,7 +89,7 @@ __global__ void __launch_bounds__(kSplitThreads)
         });
     all = team.reduce(all, CombineDots());
     if (team.rank() == 0) {
-      double* const record = partial + blockIdx.x * kDotRecord<T>;
+      double* const record = partial + part.block * kDotRecord<T>;
 #pragma unroll
       for (int j = 0; j < kTogether; ++j) {
         record[2 * (first + j)] = all.of[j].re;

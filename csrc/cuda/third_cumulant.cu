@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kSplitThreads)
   sums = team.reduce(sums, Add());
   if (team.rank() != 0) return;
 #pragma unroll
-  for (int j = 0; j < kMeans; ++j) scratch.means[blockIdx.x * kMeans + j] = sums.of[j];
+  for (int j = 0; j < kMeans; ++j) scratch.means[part.block * kMeans + j] = sums.of[j];
 }
 
 // A constant added to a or b changes nothing, since the count is certain: both are centred.
@@ -88,7 +88,7 @@ __global__ void __launch_bounds__(kSplitThreads)
   if (!team.any(is_finite(s))) return;
   const int kept = read_state(team, /*ordinary=*/true, state, table);
   const Centres centres = centres_of_row(team, split, part.row, scratch.means);
-  double* const record = scratch.sums + blockIdx.x * kSums;
+  double* const record = scratch.sums + part.block * kSums;
   // The origin's sum is made along with the first nodes.
   for (int first = 0; first == 0 || team.any(first < kept); first += kNodesAtOnce) {
     Sums<double, 1 + kNodeSums * kNodesAtOnce> sums = {};
