@@ -23,6 +23,14 @@ DG_DEVICE bool is_finite(T x) {
 DG_DEVICE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 DG_DEVICE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
 
+// a + b, neither of them the unrounded product of a fused multiply-add.
+DG_DEVICE float rounded_sum(float a, float b) { return __fadd_rn(a, b); }
+DG_DEVICE double rounded_sum(double a, double b) { return __dadd_rn(a, b); }
+template <class T>
+DG_DEVICE T rounded_sum(T a, T b) {
+  return a + b;
+}
+
 // a / b within 2 units in the last place, for b in [2^-126, 2^126]: inside the sums over the nodes,
 // whose terms are rounded as much anyway.
 DG_DEVICE float quotient(float a, float b) { return __fdividef(a, b); }

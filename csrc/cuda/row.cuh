@@ -75,8 +75,8 @@ struct CombineSummaries {
     SummarySums<T> all;
     all.smallest = a.smallest < b.smallest ? a.smallest : b.smallest;
     all.largest = a.largest > b.largest ? a.largest : b.largest;
-    all.sum = a.sum + b.sum;
-    all.square = a.square + b.square;
+    all.sum = rounded_sum(a.sum, b.sum);
+    all.square = rounded_sum(a.square, b.square);
     all.live = a.live + b.live;
     all.forced = a.forced + b.forced;
     all.nan = a.nan + b.nan;
@@ -138,8 +138,8 @@ struct CombineTails {
   template <class T>
   DG_DEVICE TailSums<T> operator()(const TailSums<T>& a, const TailSums<T>& b) const {
     TailSums<T> all;
-    all.excess = a.excess + b.excess;
-    all.variance = a.variance + b.variance;
+    all.excess = rounded_sum(a.excess, b.excess);
+    all.variance = rounded_sum(a.variance, b.variance);
     all.above = a.above + b.above;
     return all;
   }

@@ -20,7 +20,7 @@ __global__ void __launch_bounds__(kSplitThreads)
   }
   sums = team.reduce(sums, CombineSummaries());
   if (team.rank() != 0) return;
-  double* const record = partial + blockIdx.x * kPartSums;
+  double* const record = partial + part.block * kPartSums;
   record[0] = sums.live;
   record[1] = sums.forced;
   record[2] = sums.nan;
@@ -42,9 +42,13 @@ DG_DEVICE SplitTilt start_tilt(SplitTeam& team, const Rows<T>& rows, int64_t row
     double sum, square, live, forced, nan, smallest, largest;
   } look = {0, 0, 0, 0, 0, INFINITY, -INFINITY};
   const auto combine = [](const Look& a, const Look& b) {
-    return Look{
-        a.sum + b.sum, a.square + b.square,          a.live + b.live,           a.forced + b.forced,
-        a.nan + b.nan, fmin(a.smallest, b.smallest), fmax(a.largest, b.largest)};
+    return Look{rounded_sum(a.sum, b.sum),
+                rounded_sum(a.square, b.square),
+                a.live + b.live,
+                a.forced + b.forced,
+                a.nan + b.nan,
+                fmin(a.smallest, b.smallest),
+                fmax(a.largest, b.largest)};
   };
   for (int64_t part = team.rank(); part < parts; part += kSplitThreads) {
     const double* const record = partial + part * kPartSums;
@@ -124,7 +128,7 @@ __global__ void __launch_bounds__(kSplitThreads)
                                             part.end, static_cast<T>(search.tilt.value));
   if (team.rank() != 0) return;
 #pragma unroll
-  for (int j = 0; j < 3; ++j) partial_out[blockIdx.x * kPartSums + j] = sums.of[j];
+  for (int j = 0; j < 3; ++j) partial_out[part.block * kPartSums + j] = sums.of[j];
 }
 
 // The last step, and the rest of the search where it goes on: one block per row.

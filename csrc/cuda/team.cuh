@@ -15,7 +15,7 @@
 #include <cstring>
 #include <type_traits>
 
-#include "cuda/launch.cuh"
+#include "cuda/math.cuh"
 
 namespace dg {
 namespace cuda {
@@ -144,16 +144,18 @@ struct Sums {
   T of[kCount];
 };
 
+// Rounded: fused with a product, the sum would be one of a member's own exact number and another's
+// rounded one, so that members that must go the same way might not.
 struct Add {
   template <class T>
   DG_DEVICE T operator()(const T& a, const T& b) const {
-    return a + b;
+    return rounded_sum(a, b);
   }
   template <class T, int kCount>
   DG_DEVICE Sums<T, kCount> operator()(const Sums<T, kCount>& a, const Sums<T, kCount>& b) const {
     Sums<T, kCount> sum;
 #pragma unroll
-    for (int i = 0; i < kCount; ++i) sum.of[i] = a.of[i] + b.of[i];
+    for (int i = 0; i < kCount; ++i) sum.of[i] = rounded_sum(a.of[i], b.of[i]);
     return sum;
   }
 };

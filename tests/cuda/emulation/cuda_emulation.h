@@ -487,6 +487,8 @@ inline long long __double_as_longlong(double x) { return cuda_emulation::bits<lo
 inline double __longlong_as_double(long long x) { return cuda_emulation::bits<double>(x); }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline double __dmul_rn(double a, double b) { return a * b; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline double __dadd_rn(double a, double b) { return a + b; }
 inline float __fdividef(float a, float b) { return a / b; }
 inline float __expf(float x) { return std::exp(x); }
 inline float __logf(float x) { return std::log(x); }
