@@ -44,18 +44,21 @@ bool is_composite(const std::string& schema) {
   return name == "simple" || name == "imle_topk" || name == "aimle_topk";
 }
 
-}  // namespace
-
-TORCH_LIBRARY(discrete_grad_cuda, m) {
+void define(torch::Library& m) {
 #define DG_OP(schema) \
   if (!is_composite(schema)) m.def(schema);
 #include "schemas.def"
 #undef DG_OP
 }
 
+}  // namespace
+
 #if defined(DG_CUDA_EMULATION)
-TORCH_LIBRARY_IMPL(discrete_grad_cuda, CPU, m) { implement(m); }
+// Of another name, since the kernels of a GPU may be in the same process.
+TORCH_LIBRARY(discrete_grad_cuda_emulation, m) { define(m); }
+TORCH_LIBRARY_IMPL(discrete_grad_cuda_emulation, CPU, m) { implement(m); }
 #else
+TORCH_LIBRARY(discrete_grad_cuda, m) { define(m); }
 TORCH_LIBRARY_IMPL(discrete_grad_cuda, CUDA, m) { implement(m); }
 #endif
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole CUDA backend in the emulation: torch.ops.discrete_grad_cuda on CPU tensors."""
+"""The whole CUDA backend in the emulation: torch.ops.discrete_grad_cuda_emulation."""
 
 from __future__ import annotations
 
@@ -47,4 +47,4 @@ def ops() -> Any:
         objects, str(_kernels()), f"-L{torch_folder}", "-ltorch", "-ltorch_cpu", "-lc10"
     )
     torch.ops.load_library(str(library))
-    return torch.ops.discrete_grad_cuda
+    return torch.ops.discrete_grad_cuda_emulation
