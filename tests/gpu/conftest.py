@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The backend of each test, and the device's memory given back after it."""
+"""The backend of each test, and a report of a run that is stopped."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +12,11 @@ import torch
 import discrete_grad as dg
 from discrete_grad import backends
 from tests.gpu.device import BACKENDS
+
+
+def pytest_sessionstart() -> None:
+    """A run that is out of time ends as by Ctrl-C: with a report of the tests that did run."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.fixture(params=BACKENDS)
