@@ -22,11 +22,13 @@ inline namespace CPU_CAPABILITY {
 struct TailSums {
   double excess_tails = 0.0;  // sum of q (q <= 1/2) minus sum of p (q > 1/2)
   double variance = 0.0;      // sum q p
+  double odd_variance = 0.0;  // of the items at odd positions
   int64_t above = 0;          // items with q > 1/2, the forced ones among them
 
   void add(const TailSums& other) {
     excess_tails += other.excess_tails;
     variance += other.variance;
+    odd_variance += other.odd_variance;
     above += other.above;
   }
 };
@@ -64,15 +66,45 @@ DG_INLINE Item<Lanes> unpack_item(typename Lanes::Real signed_tail) {
           select(tail.is_above, spread, -spread)};
 }
 
+// The sums as the passes below gather them, lane by lane between two folds.
+template <class Lanes>
+class TailSummer {
+ public:
+  using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
+
+  void add(Real signed_tail, Int is_above, Real qp) {
+    excess_ += signed_tail;
+    variance_ += qp;
+    above_ -= is_above;
+  }
+
+  void fold() {
+    // Segments and vectors begin at even positions.
+    const Int is_odd = (count_up<Int>() & 1) == 1;
+    sums_.excess_tails += sum_lanes<Lanes>(excess_);
+    sums_.variance += sum_lanes<Lanes>(variance_);
+    sums_.odd_variance += sum_lanes<Lanes>(select(is_odd, variance_, Real{}));
+    sums_.above += static_cast<int64_t>(sum_lanes<Lanes>(convert<Real>(above_)));
+    excess_ = variance_ = Real{};
+    above_ = Int{};
+  }
+
+  const TailSums& sums() const { return sums_; }
+
+ private:
+  Real excess_{}, variance_{};
+  Int above_{};
+  TailSums sums_;
+};
+
 // tails[i] = the signed tail of item i at tilt s; returns the sums.
 template <class T>
 TailSums tilt_segment(const T* row, int64_t begin, int64_t end, T s, T* tails) {
   using Lanes = Wide<T>;
   using Real = typename Lanes::Real;
   using Int = typename Lanes::Int;
-  Real excess{}, variance{};
-  Int above{};
-  TailSums sums;
+  TailSummer<Lanes> sums;
   for_vectors<Lanes>(
       begin, end,
       [&](int64_t i, int count) {
@@ -82,76 +114,56 @@ TailSums tilt_segment(const T* row, int64_t begin, int64_t end, T s, T* tails) {
         const Real inverse = T(1) / (T(1) + e);
         const Real w = e * inverse;
         const Real signed_tail = select(is_above, -w, w);
-        excess += signed_tail;
-        variance += w * inverse;
-        above -= is_above;
+        sums.add(signed_tail, is_above, w * inverse);
         store_items<Lanes>(tails, i, count, signed_tail);
       },
-      [&] {
-        sums.excess_tails += sum_lanes<Lanes>(excess);
-        sums.variance += sum_lanes<Lanes>(variance);
-        sums.above += static_cast<int64_t>(sum_lanes<Lanes>(convert<Real>(above)));
-        excess = variance = Real{};
-        above = Int{};
-      });
-  return sums;
+      [&] { sums.fold(); });
+  return sums.sums();
 }
 
-// The same sums from tails at hand.
+// The same from the tails at a tilt nearby, without an exponential for each item: e^x is e^shift
+// times what it was.
+template <class T>
+TailSums shift_segment(T* tails, int64_t begin, int64_t end, double shift) {
+  using Lanes = Wide<T>;
+  using Real = typename Lanes::Real;
+  using Int = typename Lanes::Int;
+  const Real growth = splat<Lanes>(static_cast<T>(std::exp(shift)));
+  const Real decay = splat<Lanes>(static_cast<T>(std::exp(-shift)));
+  TailSummer<Lanes> sums;
+  for_vectors<Lanes>(
+      begin, end,
+      [&](int64_t i, int count) {
+        const Tail<Lanes> tail = unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
+        const Real scaled = tail.w * select(tail.is_above, decay, growth);
+        const Real moved = scaled / ((T(1) - tail.w) + scaled);
+        // What passes 1/2 is a tail on the other side.
+        const Int passes = moved > T(0.5);
+        const Int is_above = tail.is_above ^ passes;
+        const Real w = select(passes, T(1) - moved, moved);
+        const Real signed_tail = select(is_above, -w, w);
+        sums.add(signed_tail, is_above, w * (T(1) - w));
+        store_items<Lanes>(tails, i, count, signed_tail);
+      },
+      [&] { sums.fold(); });
+  return sums.sums();
+}
+
+// The same from the tails as they are.
 template <class T>
 TailSums sum_tails(const T* tails, int64_t begin, int64_t end) {
   using Lanes = Wide<T>;
   using Real = typename Lanes::Real;
-  using Int = typename Lanes::Int;
-  Real excess{}, variance{};
-  Int above{};
-  TailSums sums;
+  TailSummer<Lanes> sums;
   for_vectors<Lanes>(
       begin, end,
       [&](int64_t i, int count) {
         const Real signed_tail = load_items<Lanes>(tails, i, count, T(0));
         const Tail<Lanes> tail = unpack_tail<Lanes>(signed_tail);
-        excess += signed_tail;
-        variance += tail.w * (T(1) - tail.w);
-        above -= tail.is_above;
+        sums.add(signed_tail, tail.is_above, tail.w * (T(1) - tail.w));
       },
-      [&] {
-        sums.excess_tails += sum_lanes<Lanes>(excess);
-        sums.variance += sum_lanes<Lanes>(variance);
-        sums.above += static_cast<int64_t>(sum_lanes<Lanes>(convert<Real>(above)));
-        excess = variance = Real{};
-        above = Int{};
-      });
-  return sums;
-}
-
-// Variance of the items at even and at odd positions; begin is even.
-struct ParityVariance {
-  double even = 0.0, odd = 0.0;
-};
-
-template <class T>
-ParityVariance variance_by_parity(const T* tails, int64_t begin, int64_t end) {
-  using Lanes = Wide<T>;
-  using Real = typename Lanes::Real;
-  Real variance{};
-  ParityVariance sums;
-  for_vectors<Lanes>(
-      begin, end,
-      [&](int64_t i, int count) {
-        const Tail<Lanes> tail = unpack_tail<Lanes>(load_items<Lanes>(tails, i, count, T(0)));
-        variance += tail.w * (T(1) - tail.w);
-      },
-      [&] {
-        T lane[Lanes::kLanes];
-        store<Lanes>(lane, variance);
-        for (int l = 0; l < Lanes::kLanes; l += 2) {
-          sums.even += static_cast<double>(lane[l]);
-          sums.odd += static_cast<double>(lane[l + 1]);
-        }
-        variance = Real{};
-      });
-  return sums;
+      [&] { sums.fold(); });
+  return sums.sums();
 }
 
 // The two parts of sum softplus(theta + s) over live items that do not cancel:
@@ -272,6 +284,7 @@ template <class T>
 struct Nodes {
   int64_t total;
   int kept;
+  Complex unit;  // e^{i t_1}
   T cosine_minus_1[kMostNodes];
   T sine[kMostNodes];
   T cotangent[kMostNodes];  // tau_m = cot(t_m / 2)
@@ -285,6 +298,7 @@ DG_INLINE Nodes<T> make_nodes(NodeCount count) {
   // Of half the angles; powers of the first, whose errors grow only with their number.
   const double first = 0.5 * node_angle(1, count.total);
   const Complex step{std::cos(first), std::sin(first)};
+  nodes.unit = multiply(step, step);
   Complex half = step;
   for (int m = 0; m < count.kept; ++m) {
     nodes.cosine_minus_1[m] = static_cast<T>(-2.0 * half.im * half.im);

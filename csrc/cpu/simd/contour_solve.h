@@ -34,11 +34,26 @@ TailSums tilt_row(const T* row, int64_t n, T s, T* tails, const Executor& execut
   return sums;
 }
 
+// tilt_row from the tails at a tilt that is less by `shift`.
+template <class T>
+TailSums shift_row(int64_t n, double shift, T* tails, const Executor& executor, Workspace& work) {
+  auto body = [&](int64_t segment, int64_t begin, int64_t end) {
+    work.tails[segment] = shift_segment<T>(tails, begin, end, shift);
+  };
+  for_segments(n, executor, body);
+  TailSums sums;
+  for (int64_t segment = 0; segment < segment_count(n); ++segment) sums.add(work.tails[segment]);
+  return sums;
+}
+
 template <class T>
 struct TiltedRow {
   T s;
   TailSums sums;
 };
+
+// Further away e^shift would spoil the smallest tails' rounding, and overflow at last.
+constexpr double kMostShift = 0.25;
 
 // Leaves the signed tails at the tilt found. `polish`: one more Newton step after the tolerance is
 // met, which squares what is left of the error. `known`: sums of the row at another tilt, whose
@@ -57,20 +72,26 @@ TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& sum
     }
   }
   TiltedRow<T> found{};
+  bool polishes = false;
   for (int step = 0; step < kMaxTiltSteps; ++step) {
     const T s = static_cast<T>(tilt.value);
-    const bool stuck = step > 0 && s == found.s;
+    const double shift = static_cast<double>(s) - static_cast<double>(found.s);
+    if (step > 0 && shift == 0.0) break;
     found.s = s;
     tilt.value = static_cast<double>(s);
-    if (stuck) break;
-    found.sums = tilt_row<T>(row, n, s, tails, executor, work);
+    found.sums = polishes && std::fabs(shift) < kMostShift
+                     ? shift_row<T>(n, shift, tails, executor, work)
+                     : tilt_row<T>(row, n, s, tails, executor, work);
     const double excess = static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
     const bool good = tilt_is_good(excess, found.sums.variance, tolerance);
     // What is within the square already has nothing to gain: there the step is rounding error, and
     // one that points out of the bracket would end in its middle, far away.
     const bool polished = tilt_is_good(excess, found.sums.variance, tolerance * tolerance);
     if (good && (!polish || polished)) break;
-    if (good) polish = false;
+    if (good) {
+      polish = false;
+      polishes = true;
+    }
     tilt_step(tilt, excess, found.sums.variance);
   }
   return found;
@@ -91,17 +112,20 @@ void node_products(const T* tails, int64_t n, const Nodes<T>& nodes, Complex* pr
   }
 }
 
-// visit(m, phi(t_m) e^{-i count t_m}) for each node, from the products of tail factors and the
-// integer phases. These are powers of the first, whose errors grow only with their number.
-template <class Visit>
-DG_INLINE void for_node_terms(const Complex* product, int kept, int64_t total, int64_t above,
-                              int64_t count, Visit&& visit) {
+// The integer phase e^{i (above - count) t} of the first node.
+DG_INLINE Complex first_phase(int64_t total, int64_t above, int64_t count) {
   const double angle = reduced_angle(above - count, total);
-  const Complex step{std::cos(angle), std::sin(angle)};
-  Complex phase = step;
+  return {std::cos(angle), std::sin(angle)};
+}
+
+// visit(m, phi(t_m) e^{-i count t_m}) for each node, from the products of tail factors and the
+// integer phase of the first. The others' are its powers, whose errors grow only with their number.
+template <class Visit>
+DG_INLINE void for_node_terms(const Complex* product, int kept, Complex first, Visit&& visit) {
+  Complex phase = first;
   for (int m = 0; m < kept; ++m) {
     visit(m, multiply(product[m], phase));
-    phase = multiply(phase, step);
+    phase = multiply(phase, first);
   }
 }
 
@@ -116,7 +140,7 @@ DG_INLINE NodeWeights normalise_nodes(const Complex* product, int kept, int64_t 
                                       int64_t above, int64_t k) {
   NodeWeights weights;
   double sum = 1.0;
-  for_node_terms(product, kept, total, above, k, [&](int m, Complex term) {
+  for_node_terms(product, kept, first_phase(total, above, k), [&](int m, Complex term) {
     weights.re[m] = 2.0 * term.re;
     weights.im[m] = 2.0 * term.im;
     sum += weights.re[m];

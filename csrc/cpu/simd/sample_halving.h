@@ -27,7 +27,6 @@ class Halving {
         tails_b_(most_items / 2 + 1),
         logits_b_(most_items / 2 + 1),
         drawn_(most_items / 2 + 1),
-        variances_(segment_count(most_items)),
         sums_(segment_count(most_items)) {}
 
   // known: sums of the items at another tilt, or null.
@@ -36,8 +35,8 @@ class Halving {
     target_ = target;
     const TiltedRow<T> tilted = find_tilt<T>(items, m, target, summary, kSamplingTilt,
                                              /*polish=*/true, tails_.get(), executor, work, known);
-    const ParityVariance variance = sum_variance(m, executor);
-    parity_ = variance.even > kVarianceImbalance * variance.odd ? 1 : 0;
+    const double variance = tilted.sums.variance, odd_variance = tilted.sums.odd_variance;
+    parity_ = variance - odd_variance > kVarianceImbalance * odd_variance ? 1 : 0;
     size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
     size_b_ = m - size_a_;
     auto split = [&](int64_t, int64_t begin, int64_t end) {
@@ -59,8 +58,7 @@ class Halving {
     tilted_b_ = {tilted.s, sums};
     // Where A leads, B is asked for counts as far out as the whole row varies: an alias of its own
     // peak must not be nearer than that.
-    nodes_ = make_nodes<T>(
-        node_count<NodeRule<T>>(sums.variance, variance.even + variance.odd, summary_b_.live));
+    nodes_ = make_nodes<T>(node_count<NodeRule<T>>(sums.variance, variance, summary_b_.live));
     node_products<T>(tails_b_.get(), size_b_, nodes_, product_, executor, work);
     largest_ =
         largest_probability_b(above_b_ + static_cast<int64_t>(std::floor(sums.excess_tails)));
@@ -72,7 +70,7 @@ class Halving {
       const uint32_t round = level << 16 | rejection;
       const int64_t rest =
           target_ - draw_items(philox_stream(seed, row, Purpose::kItemDraw, round), executor);
-      const double probability = probability_b(rest);
+      const double probability = probability_b(rest, first_phase(nodes_.total, above_b_, rest));
       const PhiloxStream stream = philox_stream(seed, row, Purpose::kAcceptance, round);
       if (philox_uniform(stream, 0) * largest_ < probability) return rest;
     }
@@ -92,35 +90,24 @@ class Halving {
     for (int64_t p = begin; p < end; ++p) to[p] = from[2 * p];
   }
 
-  ParityVariance sum_variance(int64_t m, const Executor& executor) {
-    auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-      variances_[segment] = variance_by_parity<T>(tails_.get(), begin, end);
-    };
-    for_segments(m, executor, body);
-    ParityVariance sum;
-    for (int64_t segment = 0; segment < segment_count(m); ++segment) {
-      sum.even += variances_[segment].even;
-      sum.odd += variances_[segment].odd;
-    }
-    return sum;
-  }
-
   // The mode of B is one of the four integers around its mean.
   double largest_probability_b(int64_t floor_of_mean) const {
+    const Complex back{nodes_.unit.re, -nodes_.unit.im};
+    Complex first = first_phase(nodes_.total, above_b_, floor_of_mean - 1);
     double largest = 0.0;
     for (int64_t count = floor_of_mean - 1; count <= floor_of_mean + 2; ++count) {
-      const double probability = probability_b(count);
+      const double probability = probability_b(count, first);
       if (probability > largest) largest = probability;
+      first = multiply(first, back);
     }
     return largest;
   }
 
-  // P(sum of B = count) by the contour; 0 where B cannot have that many.
-  double probability_b(int64_t count) const {
+  // P(sum of B = count) by the contour; 0 where B cannot have that many. first: first_phase.
+  double probability_b(int64_t count, Complex first) const {
     if (count < summary_b_.forced || count > summary_b_.forced + summary_b_.live) return 0.0;
     double sum = 1.0;
-    for_node_terms(product_, nodes_.kept, nodes_.total, above_b_, count,
-                   [&](int, Complex term) { sum += 2.0 * term.re; });
+    for_node_terms(product_, nodes_.kept, first, [&](int, Complex term) { sum += 2.0 * term.re; });
     return sum > 0.0 ? sum / static_cast<double>(nodes_.total) : 0.0;
   }
 
@@ -177,8 +164,7 @@ class Halving {
 
   Buffer<T> tails_, tails_a_, tails_b_, logits_b_;
   Buffer<uint8_t> drawn_;
-  Buffer<ParityVariance> variances_;  // of each segment
-  Buffer<int64_t> sums_;              // of each segment of A
+  Buffer<int64_t> sums_;  // of each segment of A
   int64_t target_ = 0, parity_ = 0, size_a_ = 0, size_b_ = 0, above_b_ = 0;
   RowSummary summary_b_;
   TiltedRow<T> tilted_b_{};
