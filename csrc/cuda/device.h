@@ -36,7 +36,8 @@ class Device {
   }
 
   void check(int error) const {
-    TORCH_CHECK(error == 0, op_, ": the CUDA kernels could not be started: error ", error);
+    TORCH_CHECK(error == 0, op_, ": the CUDA kernels could not be started: ", error_text(error),
+                " (error ", error, ")");
   }
 
  private:

@@ -14,6 +14,8 @@
 namespace dg {
 namespace cuda {
 
+const char* error_text(int error);
+
 // The problem: `rows` contiguous rows of `n` > 0 logits, and how many items each row chooses.
 template <class T>
 struct Rows {
