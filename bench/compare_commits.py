@@ -14,8 +14,6 @@ medians over the rounds; docs/performance.md says what each commit changed.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import statistics
 import subprocess
 import tempfile
@@ -23,17 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from kernel_program import ISA_FLAGS, build
 from machine import RESULTS, ROOT, cores, environment, load_average, save
 from tqdm import tqdm
 
-DRIVER = ROOT / "bench" / "kernels" / "times.cpp"
 OUTPUT = RESULTS / "kernels.json"
-FLAGS = ["-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
-ISA_FLAGS = {
-    "DEFAULT": [],
-    "AVX2": ["-mavx2", "-mfma", "-mf16c"],
-    "AVX512": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx2", "-mfma", "-mf16c"],
-}
 
 
 def git(*arguments: str) -> str:
@@ -42,22 +34,14 @@ def git(*arguments: str) -> str:
     ).stdout.strip()
 
 
-def build(commit: str, level: str, folder: Path) -> Path:
+def build_commit(commit: str, level: str, folder: Path) -> Path:
     """The driver, linked with the kernels of a commit for a SIMD level."""
     archive = subprocess.run(
         ["git", "archive", commit, "csrc"], cwd=ROOT, capture_output=True, check=True
     )
     folder.mkdir()
     subprocess.run(["tar", "-x", "-C", str(folder)], input=archive.stdout, check=True)
-    compiler = shlex.split(os.environ.get("CXX", "c++"))
-    include = [f"-I{folder / 'csrc'}"]
-    kernels, program = folder / "kernels.o", folder / "times"
-    source = folder / "csrc" / "cpu" / "simd" / "kernels.cpp"
-    compiled = [*ISA_FLAGS[level], f"-DCPU_CAPABILITY={level}", "-c", str(source)]
-    linked = [f"-DLEVEL={level}", str(DRIVER), str(kernels)]
-    for parts, output in ((compiled, kernels), (linked, program)):
-        subprocess.run([*compiler, *FLAGS, *include, *parts, "-o", str(output)], check=True)
-    return program
+    return build(folder / "csrc", level, folder)
 
 
 def times(program: Path, budget: float) -> dict[str, float]:
@@ -88,7 +72,9 @@ def main() -> None:
     record = environment()
     with tempfile.TemporaryDirectory() as scratch:
         with ThreadPoolExecutor(cores()) as pool:
-            programs = list(pool.map(lambda v: build(*v, Path(scratch, "-".join(v))), variants))
+            programs = list(
+                pool.map(lambda v: build_commit(*v, Path(scratch, "-".join(v))), variants)
+            )
         rounds = [
             [times(program, options.budget) for program in programs]
             for _ in tqdm(range(options.rounds), unit="round", disable=None)

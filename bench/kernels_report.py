@@ -36,6 +36,26 @@ def by_level(written: Record) -> str:
     )
 
 
+def by_instruction(written: Record) -> str:
+    """What each kernel executes for an item, and where."""
+    rows = []
+    for case in written["cases"]:
+        least = 0.05 * case["per_item"]
+        parts = [f"{name} {value:.1f}" for name, value in case["parts"].items() if value >= least]
+        rows.append([f"`{case['case']}`", f"{case['per_item']:.1f}", ", ".join(parts)])
+    environment = written["environment"]
+    return "\n".join(
+        [
+            "## CPU kernels, instructions for each item\n",
+            f"Counted by callgrind (`python bench/instructions.py`), {environment['date'][:10]}, "
+            f"{environment['commit'][:12]}; float32, {written['level']}, whose vectors hold eight "
+            "items. Functions with a twentieth of them or more; what the compiler put into another "
+            "function is counted there.\n",
+            table(["op-rows x n-k-samples", "in all", "of these"], rows),
+        ]
+    )
+
+
 def _times(written: Record, columns: list[str], other: int = -1) -> str:
     """With the ratio of the first column over another."""
     rows = []

@@ -135,6 +135,7 @@ _LAST = (
     ("crossover", crossover_report.section),
     ("kernels", kernels_report.by_commit),
     ("kernels-simd", kernels_report.by_level),
+    ("instructions", kernels_report.by_instruction),
 )
 
 

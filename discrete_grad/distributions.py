@@ -260,8 +260,7 @@ def _kl_k_subset(p: KSubset, q: KSubset) -> Tensor:
     same = torch.as_tensor(p.k == q.k, device=logits_p.device).expand(logits_p.shape[:-1])
     # Other rows have no common subset. A row of zeros in their place keeps NaN out of the gradient.
     apart = ~same.unsqueeze(-1)
-    k = torch.as_tensor(p.k, device=logits_p.device)
     value = subset.kl_divergence(
-        logits_p.masked_fill(apart, 0.0), logits_q.masked_fill(apart, 0.0), k
+        logits_p.masked_fill(apart, 0.0), logits_q.masked_fill(apart, 0.0), p.k
     )
     return torch.where(same, value, torch.inf)

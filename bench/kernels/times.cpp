@@ -2,6 +2,10 @@
 //
 // Times the CPU kernels of one SIMD level alone, on one thread, without PyTorch: for comparisons of
 // two states of csrc/ (bench/compare_commits.py). One line per case: its name and seconds per call.
+//
+//   times [BUDGET]       seconds for each case
+//   times NAME CALLS     calls that case so often, and prints nothing: to be run by a tool that
+//                        counts instructions (bench/instructions.py)
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -57,11 +61,18 @@ constexpr Case kCases[] = {
     {1, 8192, 1000, 1, false}, {2, 65536, 4096, 1, false},
 };
 
+// How a case is run: timed, or called so often if it has this name.
+struct Mode {
+  double budget = 0.05;
+  const char* name = nullptr;
+  int64_t calls = 0;
+};
+
 class Bench {
  public:
-  Bench(const Case& c, double budget)
+  Bench(const Case& c, const Mode& mode)
       : case_(c),
-        budget_(budget),
+        mode_(mode),
         logits_(c.rows * c.n),
         grad_(c.rows * c.n),
         out_(c.samples * c.rows * c.n),
@@ -76,6 +87,9 @@ class Bench {
   void run() {
     const Rows<float> rows{logits_.data(), nullptr, case_.k, case_.rows, case_.n};
     const Executor executor{run_serially};
+    // The backward pass of the contour starts from what the forward pass left.
+    table().contour_forward(rows, 0, case_.rows, out_.data(), scalars_.data(), state_.data(),
+                            executor);
     report("forward", [&] {
       if (case_.linear) {
         table().tree_forward(rows, TreeAlgebra::kLinear, 0, case_.rows, out_.data(),
@@ -99,9 +113,15 @@ class Bench {
  private:
   template <class Call>
   void report(const char* op, Call&& call) {
-    std::printf("%s-%ldx%ld-k%ld-s%ld %.6g\n", op, static_cast<long>(case_.rows),
-                static_cast<long>(case_.n), static_cast<long>(case_.k),
-                static_cast<long>(case_.samples), seconds_of(call, budget_));
+    char name[80];
+    std::snprintf(name, sizeof(name), "%s-%ldx%ld-k%ld-s%ld", op, static_cast<long>(case_.rows),
+                  static_cast<long>(case_.n), static_cast<long>(case_.k),
+                  static_cast<long>(case_.samples));
+    if (mode_.name == nullptr) {
+      std::printf("%s %.6g\n", name, seconds_of(call, mode_.budget));
+    } else if (std::strcmp(name, mode_.name) == 0) {
+      for (int64_t i = 0; i < mode_.calls; ++i) call();
+    }
   }
 
 #if __has_include("cpu/outputs.h")
@@ -131,14 +151,20 @@ class Bench {
 #endif
 
   Case case_;
-  double budget_;
+  Mode mode_;
   std::vector<float> logits_, grad_, out_, scalars_, state_;
 };
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  const double budget = argc > 1 ? std::atof(argv[1]) : 0.05;
-  for (const Case& c : kCases) Bench(c, budget).run();
+  Mode mode;
+  if (argc == 3) {
+    mode.name = argv[1];
+    mode.calls = std::atoll(argv[2]);
+  } else if (argc == 2) {
+    mode.budget = std::atof(argv[1]);
+  }
+  for (const Case& c : kCases) Bench(c, mode).run();
   return 0;
 }

@@ -72,26 +72,25 @@ TiltedRow<T> find_tilt(const T* row, int64_t n, int64_t k, const RowSummary& sum
     }
   }
   TiltedRow<T> found{};
-  bool polishes = false;
+  bool exact = false;  // the tails are of a pass of exponentials
   for (int step = 0; step < kMaxTiltSteps; ++step) {
     const T s = static_cast<T>(tilt.value);
     const double shift = static_cast<double>(s) - static_cast<double>(found.s);
     if (step > 0 && shift == 0.0) break;
     found.s = s;
     tilt.value = static_cast<double>(s);
-    found.sums = polishes && std::fabs(shift) < kMostShift
-                     ? shift_row<T>(n, shift, tails, executor, work)
-                     : tilt_row<T>(row, n, s, tails, executor, work);
+    // Not twice in a row, so that no rounding adds up.
+    const bool shifts = exact && std::fabs(shift) < kMostShift;
+    found.sums = shifts ? shift_row<T>(n, shift, tails, executor, work)
+                        : tilt_row<T>(row, n, s, tails, executor, work);
+    exact = !shifts;
     const double excess = static_cast<double>(found.sums.above - k) + found.sums.excess_tails;
     const bool good = tilt_is_good(excess, found.sums.variance, tolerance);
     // What is within the square already has nothing to gain: there the step is rounding error, and
     // one that points out of the bracket would end in its middle, far away.
     const bool polished = tilt_is_good(excess, found.sums.variance, tolerance * tolerance);
     if (good && (!polish || polished)) break;
-    if (good) {
-      polish = false;
-      polishes = true;
-    }
+    if (good) polish = false;
     tilt_step(tilt, excess, found.sums.variance);
   }
   return found;
