@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the O(n k) recursion beats the O(n) contour: the measurement behind method="auto".
 
-    python bench/crossover.py [--quick] [--output FILE]
+    python bench/crossover.py [--quick | --rules] [--output FILE]
 
 Times the three methods over (n, k, rows, dtype), forward and forward + backward, and writes
 bench/results/crossover.json, with what the rule of discrete_grad/ops/methods.py loses against the
-faster of the two, beside what always taking one of them would.
+faster of the two, beside what always taking one of them would. --rules measures nothing: it asks
+that again of the cells in the file, after a change of the rule.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import geometric_mean
+from typing import Any
 
 import torch
 from cases import Case, Inputs
@@ -118,23 +120,41 @@ def _record(cell: Cell) -> dict[str, object]:
     }
 
 
+def _cell(written: dict[str, Any]) -> Cell:
+    """The inverse of ``_record``."""
+    dtype = next(d for d in DTYPES if str(d) == f"torch.{written['dtype']}")
+    case = Case(written["op"], written["rows"], written["n"], written["k"], dtype=dtype)
+    return Cell(case, written["seconds"])
+
+
+def rules_of(cells: list[Cell]) -> dict[str, object]:
+    """What each rule loses, for each dtype."""
+    by_dtype = [[cell for cell in cells if cell.case.dtype == dtype] for dtype in DTYPES]
+    return {mine[0].case.dtype_name: losses(mine) for mine in by_dtype}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Where linear, recursion and contour cross.")
-    parser.add_argument("--quick", action="store_true", help="a coarse grid; prints only")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--quick", action="store_true", help="a coarse grid; prints only")
+    what.add_argument("--rules", action="store_true", help="of the cells that the file has")
     parser.add_argument("--output", type=Path, default=RESULTS / "crossover.json")
     parser.add_argument("--seconds", type=float, default=0.04, help="per method and cell")
     options = parser.parse_args()
 
+    if options.rules:
+        written = json.loads(options.output.read_text(encoding="utf-8"))
+        written["rules"] = rules_of([_cell(cell) for cell in written["cells"]])
+        print(json.dumps(written["rules"], indent=2))
+        save(written, options.output)
+        return
     record = environment()
     cells = [
         _measure(case, options.seconds)
         for case in tqdm(list(_grid(options.quick)), desc="crossover", unit="cell", disable=None)
     ]
     record["load_average_after"] = load_average()
-    rules = {}
-    for dtype in DTYPES:
-        mine = [cell for cell in cells if cell.case.dtype == dtype]
-        rules[mine[0].case.dtype_name] = losses(mine)
+    rules = rules_of(cells)
     print(json.dumps(rules, indent=2))
     if not options.quick:
         written = {

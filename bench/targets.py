@@ -111,7 +111,12 @@ def speedup(case: Case, goal: float, settings: Settings) -> Record:
     records = _of(case, settings)
     ours, best = _ours(records), fastest(records)
     ratio = best["p50"] / ours["p50"]
-    return _record(f"{ratio:.3g}x", ratio >= goal, records, **_beside(ours, records))
+    # The same call where there is next to nothing to do: what no kernel can spare.
+    fixed = _ours(_of(Case(case.op, 1, 8, 2), settings, (OURS, SOFTMAX)))["p50"]
+    beside = _beside(ours, records)
+    return _record(
+        f"{ratio:.3g}x", ratio >= goal, records, **beside, goal=goal, fixed_seconds=fixed
+    )
 
 
 def over_dp(case: Case, seconds: float, goal: float, settings: Settings) -> Record:

@@ -5,25 +5,12 @@ from __future__ import annotations
 
 import json
 
+from bounds import BOUNDS
 from machine import RESULTS
 from providers import BASELINES, OURS
 from tables import Record, duration, multiple, table, taken_on
 
 _REACHED = {True: "yes", False: "**no**", None: "-"}
-
-# What stops a row that is missed, by its work. Shown only while it is missed.
-BOUNDS: dict[str, str] = {
-    "marginals forward + backward, same": "all nodes of a level at once, the circuit is several "
-    "times faster than the node by node code that the goal was set against; and the fixed cost of "
-    "a forward and backward call (below) is a good part of our time.",
-    "marginals forward + backward, B=1024 n=64 k=8": "with 1024 short rows each of the DP's 64 "
-    "steps is one wide operation, and both do O(n k) arithmetic: `auto` takes a recursion here.",
-    "exact sample over the marginals": "beyond 64 items a draw takes five passes of sigmoids over "
-    "the row for the marginals' two, since its tilt must be found to rounding, and 1.41 random "
-    "words an item (docs/performance.md).",
-    "marginals, n=10^6, k=10^5": "k = n/2 of this symmetric row is the fastest: its first guess of "
-    "the tilt is right, so one pass finds it; every other k takes two.",
-}
 
 
 def section(written: Record) -> str:
@@ -33,7 +20,7 @@ def section(written: Record) -> str:
     rows = [_cells(row) for row in written["rows"]]
     compiled = "" if not written["quick"] else " Nothing compiled was compared."
     missed = [
-        f"- {row['work']}: {BOUNDS[row['work']]}"
+        f"- {row['work']}: {BOUNDS[row['work']](row)}"
         for row in written["rows"]
         if row["reached"] is False and row["work"] in BOUNDS
     ]

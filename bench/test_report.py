@@ -7,6 +7,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import bounds
 import memory
 import memory_report
 import pytest
@@ -68,7 +69,17 @@ def test_rows_of_the_table_are_measured():
 
 
 def test_what_stops_a_row_is_said_of_rows_that_there_are():
-    assert targets_report.BOUNDS.keys() <= {row.work for row in targets.ROWS}
+    assert bounds.BOUNDS.keys() <= {row.work for row in targets.ROWS}
+
+
+def test_bounds_are_of_what_was_measured():
+    row = {"best_seconds": 1e-2, "goal": 500.0, "fixed_seconds": 1e-5, "ours": 5e-5}
+    text = bounds.of_call_and_arithmetic("no such shape")(row)
+    assert "takes 10 us" in text
+    assert "is 25% of what they take." in text
+    details = [_timed(OURS, seconds, k=k) for k, seconds in ((10, 3e-3), (1000, 2e-3))]
+    text = bounds.of_node_counts({"details": details})
+    assert "slowest is k = 10 (3 ms), the fastest k = 1,000 (2 ms)" in text
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 1.7])

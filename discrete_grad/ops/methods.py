@@ -11,8 +11,8 @@ from torch import Tensor
 # The linear recursion of the CPU kernels beats the contour on short rows: up to so many items, and
 # so much work n min(k, n - k), where there are rows to fill the lanes of a vector. What this rule
 # loses is measured by bench/crossover.py.
-_LINEAR_ITEMS = 256
-_LINEAR_WORK = 2048
+_LINEAR_ITEMS = 512
+_LINEAR_WORK = 4096
 _LINEAR_ROWS = 16
 # The linear recursion of the Triton kernels stays in registers up to about this many items, and so
 # many chosen or left out; beyond, its tree goes through memory. A rule of registers (docs/
