@@ -14,6 +14,7 @@ from tables import Record, duration
 # Functions of the kernels by what they do; the rest is loading, storing and moving.
 _SIGMOIDS = ("tilt_segment", "shift_segment", "tilt")
 _NODES = ("multiply_nodes", "marginals_segment", "dot_nodes", "vjp_segment")
+_COEFFICIENTS = ("linear_group", "up", "down", "tree_up", "tree_down", "with_fixed", "multiply_few")
 _RANDOM = ("draw_segment",)
 
 
@@ -45,12 +46,12 @@ def of_call_and_arithmetic(shape: str) -> Callable[[Record], str]:
         if forward is None or vjp is None:
             return text
         each = forward["per_item"] + vjp["per_item"]
-        nodes = _sum(forward, _NODES) + _sum(vjp, _NODES)
+        products = sum(_sum(case, (*_NODES, *_COEFFICIENTS)) for case in (forward, vjp))
         sigmoids = _sum(forward, _SIGMOIDS) + _sum(vjp, _SIGMOIDS)
         return (
-            f"{text} They execute {each:.0f} instructions an item (AVX2, below): {nodes:.0f} on "
-            f"the products and sums of the nodes, which only fewer nodes would spare, and "
-            f"{sigmoids:.0f} on sigmoids."
+            f"{text} They execute {each:.0f} instructions an item (AVX2, below): {products:.0f} on "
+            "the products and sums that each item enters (of the contour's nodes, or of the "
+            f"recursion's coefficients), {sigmoids:.0f} on sigmoids."
         )
 
     return bound

@@ -130,20 +130,23 @@ def accuracy(threads: int, seconds: float) -> list[Record]:
 def summary(records: dict[str, list[Record]], threads: list[Record]) -> dict[str, Any]:
     """What is held to the bounds: exponents, the spread over k, the gain of a second thread."""
 
-    def ours(sweep: str, op: str, n: int | None = None) -> list[Record]:
+    def of(sweep: str, op: str, n: int | None = None, provider: str = OURS) -> list[Record]:
         return [
             record
             for record in records[sweep]
-            if record["provider"] == OURS and record["op"] == op and n in (None, record["n"])
+            if record["provider"] == provider and record["op"] == op and n in (None, record["n"])
         ]
 
     found = sorted({record["op"] for record in records["n"]}, key=OPS.index)
     over_k = {}
     for op in found:
-        times = {record["k"]: record["p50"] for record in ours("k", op, 65536)}
+        times = {record["k"]: record["p50"] for record in of("k", op, 65536)}
         over_k[op] = float(f"{times[32768] / times[10]:.3g}")
     return {
-        "exponents": {op: round(exponent(ours("n", op)), 3) for op in found},
+        "exponents": {op: round(exponent(of("n", op)), 3) for op in found},
+        "exponents_of_softmax": {
+            op: round(exponent(of("n", op, provider=SOFTMAX)), 3) for op in found
+        },
         "half_over_ten": over_k,
         "two_threads": {
             f"{r['op']}, {r['rows']} x {r['n']}, k = {r['k']}": r["ratio"] for r in threads

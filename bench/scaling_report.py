@@ -41,6 +41,11 @@ def section(written: Record) -> str:
         [f"one thread over two, {case}", f"{v:.2f}", f"at least {_THREADS}", _yes(v >= _THREADS)]
         for case, v in found["two_threads"].items()
     ]
+    # The rows of 10^6 items and more leave the cache, and their results are fresh pages.
+    rows += [
+        [f"exponent of n, torch.softmax of the same rows, beside {OPS[op]}", f"{v:.2f}", "", ""]
+        for op, v in found["exponents_of_softmax"].items()
+    ]
     figures = [f"![{text}](docs/figures/bench-{name}.png)\n" for name, text in FIGURES.items()]
     return "\n".join(
         [

@@ -97,6 +97,7 @@ def test_one_thread_over_two_is_checked_and_timed():
 
 def _scaled() -> dict:
     over_n = [_timed(OURS, n * 1e-9, n=n) for n in (4096, 16384)]
+    over_n += [_timed(SOFTMAX, n * 1e-10, n=n) for n in (4096, 16384)]
     over_n += [_timed(DP, n * 1e-6, n=n) for n in (64, 512)]
     over_k = [_timed(OURS, 1e-3 * k**0.1, n=65536, k=k) for k in (10, 32768)]
     over_k += [_timed(name, 1e-3, n=1024, k=k) for name in (OURS, DP) for k in (1, 512)]
