@@ -21,46 +21,31 @@ DG_INLINE Vector interleave_blocks(Vector a, Vector b, std::integer_sequence<int
   }
 }
 
-// block[i] lane j <-> block[j] lane i: the off-diagonal quarters are exchanged, then each quarter
-// is transposed alike.
-template <class Lanes, int distance = Lanes::kLanes / 2>
-DG_INLINE void transpose_block(typename Lanes::Real* block) {
-  if constexpr (distance >= 1) {
-    constexpr int kLanes = Lanes::kLanes;
-    const auto lanes = std::make_integer_sequence<int, kLanes>{};
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) {
-      if ((i & distance) != 0) continue;
-      const auto a = block[i], b = block[i + distance];
-      block[i] = interleave_blocks<distance, false>(a, b, lanes);
-      block[i + distance] = interleave_blocks<distance, true>(a, b, lanes);
-    }
-    transpose_block<Lanes, distance / 2>(block);
-  }
-}
-
-// Rows of n < kLanes items, as many as there are lanes, are n whole vectors, and so are their
-// columns. From one to the other: within each vector (it holds kLanes / n rows), then the blocks of
-// the columns found there change places as above.
-template <class Lanes, int n, int rows_in_one, class Vector, int... lane>
-DG_INLINE Vector transpose_within(Vector value, std::integer_sequence<int, lane...>) {
-  return __builtin_shufflevector(value, value, (lane % rows_in_one * n + lane / rows_in_one)...);
-}
-
+// Each vector is n blocks of kLanes / n lanes: block j of vector i <-> block i of vector j. The
+// off-diagonal quarters are exchanged, then each quarter is transposed alike.
 template <class Lanes, int n, int distance = n / 2>
 DG_INLINE void transpose_vectors(typename Lanes::Real* vectors) {
   if constexpr (distance >= 1) {
     constexpr int kLanes = Lanes::kLanes;
+    constexpr int kShift = distance * (kLanes / n);  // of lanes
     const auto lanes = std::make_integer_sequence<int, kLanes>{};
 #pragma GCC unroll 16
     for (int i = 0; i < n; ++i) {
       if ((i & distance) != 0) continue;
       const auto a = vectors[i], b = vectors[i + distance];
-      vectors[i] = interleave_blocks<distance*(kLanes / n), false>(a, b, lanes);
-      vectors[i + distance] = interleave_blocks<distance*(kLanes / n), true>(a, b, lanes);
+      vectors[i] = interleave_blocks<kShift, false>(a, b, lanes);
+      vectors[i + distance] = interleave_blocks<kShift, true>(a, b, lanes);
     }
     transpose_vectors<Lanes, n, distance / 2>(vectors);
   }
+}
+
+// Rows of n < kLanes items, as many as there are lanes, are n whole vectors, and so are their
+// columns. From one to the other: within each vector, which holds kLanes / n rows, then the
+// vectors.
+template <class Lanes, int n, int rows_in_one, class Vector, int... lane>
+DG_INLINE Vector transpose_within(Vector value, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(value, value, (lane % rows_in_one * n + lane / rows_in_one)...);
 }
 
 template <class Lanes, int n>
@@ -115,7 +100,7 @@ DG_INLINE bool with_narrow_rows(int64_t n, Body&& body) {
 // use(i, block[i]) in turn, i < count. A loop over a number that the compiler knows copies nothing.
 template <class Lanes, class Use>
 DG_INLINE void transpose_each(typename Lanes::Real* block, int count, Use&& use) {
-  transpose_block<Lanes>(block);
+  transpose_vectors<Lanes, Lanes::kLanes>(block);
   if (count == Lanes::kLanes) {
 #pragma GCC unroll 16
     for (int i = 0; i < Lanes::kLanes; ++i) use(i, block[i]);
