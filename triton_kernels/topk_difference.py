@@ -120,7 +120,7 @@ def perturbed_topk_difference(
         *sides.strides,
         *sides.scalars,
         num_warps=tile.num_warps,
-        max_registers=128,
+        max_registers=255,
         fp_fusion=False,
         SYMMETRIC=symmetric,
         R=tile.rows,

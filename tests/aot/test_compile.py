@@ -30,7 +30,13 @@ from discrete_grad.triton_kernels.launch import Specialisation, launch, recordin
 
 NVIDIA = ("sm_80", "sm_90", "sm_100")
 # File and kernel -> (bytes of stack at most, why that is right). The rule is that nothing spills.
-ACCEPTED_SPILLS: dict[str, tuple[int, str]] = {}
+ACCEPTED_SPILLS: dict[str, tuple[int, str]] = {
+    "topk_difference_kernels.topk_difference_kernel": (
+        8,
+        "4,096 items take 16 warps, whose threads have 128 registers and no more; two numbers of "
+        "each thread are put aside once (sm_90, sm_100)",
+    ),
+}
 # What every GPU since sm_80 can give one program without asking for more.
 SHARED_MEMORY = 48 * 1024
 
