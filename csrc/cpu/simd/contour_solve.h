@@ -22,11 +22,11 @@ struct Workspace {
   Buffer<Complex> products;
 };
 
-template <class T>
-TailSums tilt_row(const T* row, int64_t n, T s, T* tails, const Executor& executor,
-                  Workspace& work) {
+// The sums that pass(begin, end) returns for each segment, added in order.
+template <class Pass>
+TailSums sum_segments(int64_t n, const Executor& executor, Workspace& work, Pass&& pass) {
   auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-    work.tails[segment] = tilt_segment<T>(row, begin, end, s, tails);
+    work.tails[segment] = pass(begin, end);
   };
   for_segments(n, executor, body);
   TailSums sums;
@@ -34,16 +34,20 @@ TailSums tilt_row(const T* row, int64_t n, T s, T* tails, const Executor& execut
   return sums;
 }
 
+template <class T>
+TailSums tilt_row(const T* row, int64_t n, T s, T* tails, const Executor& executor,
+                  Workspace& work) {
+  return sum_segments(n, executor, work, [&](int64_t begin, int64_t end) {
+    return tilt_segment<T>(row, begin, end, s, tails);
+  });
+}
+
 // tilt_row from the tails at a tilt that is less by `shift`.
 template <class T>
 TailSums shift_row(int64_t n, double shift, T* tails, const Executor& executor, Workspace& work) {
-  auto body = [&](int64_t segment, int64_t begin, int64_t end) {
-    work.tails[segment] = shift_segment<T>(tails, begin, end, shift);
-  };
-  for_segments(n, executor, body);
-  TailSums sums;
-  for (int64_t segment = 0; segment < segment_count(n); ++segment) sums.add(work.tails[segment]);
-  return sums;
+  return sum_segments(n, executor, work, [&](int64_t begin, int64_t end) {
+    return shift_segment<T>(tails, begin, end, shift);
+  });
 }
 
 template <class T>

@@ -39,20 +39,15 @@ class Halving {
     parity_ = variance - odd_variance > kVarianceImbalance * odd_variance ? 1 : 0;
     size_a_ = parity_ == 0 ? (m + 1) / 2 : m / 2;
     size_b_ = m - size_a_;
-    auto split = [&](int64_t, int64_t begin, int64_t end) {
+    const int64_t longer = size_a_ > size_b_ ? size_a_ : size_b_;
+    const TailSums sums = sum_segments(longer, executor, work, [&](int64_t begin, int64_t end) {
       take_every_second(tails_.get() + parity_, begin, end < size_a_ ? end : size_a_,
                         tails_a_.get());
       const int64_t other = 1 - parity_, end_b = end < size_b_ ? end : size_b_;
       take_every_second(tails_.get() + other, begin, end_b, tails_b_.get());
       take_every_second(items + other, begin, end_b, logits_b_.get());
-      work.tails[begin / kSegment] = sum_tails<T>(tails_b_.get(), begin, end_b);
-    };
-    const int64_t longer = size_a_ > size_b_ ? size_a_ : size_b_;
-    for_segments(longer, executor, split);
-    TailSums sums;
-    for (int64_t segment = 0; segment < segment_count(longer); ++segment) {
-      sums.add(work.tails[segment]);
-    }
+      return sum_tails<T>(tails_b_.get(), begin, end_b);
+    });
     summary_b_ = summarize<T>(logits_b_.get(), size_b_, executor, work.summary.get());
     above_b_ = sums.above;
     tilted_b_ = {tilted.s, sums};
